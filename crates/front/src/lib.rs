@@ -1,0 +1,102 @@
+//! Listens to hosts: SCSI and iSCSI as byte-in, command-out machines.
+//!
+//! ```text
+//! bytes ─▶ iscsi::Target ─CDB─▶ scsi::Device ─▶ Command ─▶ (the site) ─▶ Completion ─▶ scsi ─▶ iscsi ─▶ bytes
+//! ```
+//! Nothing here opens a socket, reads a clock or waits. Every byte comes from outside and is distrusted: parsing is
+//! total and bounded. `iscsi::initiator` is the other end of the wire, for the demo, the simulator and the bench.
+
+pub mod iscsi;
+pub mod scsi;
+
+use biplex_engine::{Extent, Lba, VolumeId};
+use bytes::Bytes;
+
+/// A TCP connection from a host, numbered by the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct ConnId(pub u64);
+
+/// An I_T nexus at this site: one live session. Numbered by the iSCSI target, never reused within a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct NexusId(pub u64);
+
+/// A command that the site owes an answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct TaskId(pub u64);
+
+/// What a host asks of a volume once SCSI is taken off. Extents lie within the volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Read the newest bytes.
+    Read {
+        /// Which blocks.
+        extent: Extent,
+        /// FUA bit.
+        fua: bool,
+    },
+    /// Write `data` (exactly `extent.bytes()` bytes).
+    Write {
+        /// Which blocks.
+        extent: Extent,
+        /// The bytes.
+        data: Bytes,
+        /// FUA bit: in `flush` mode the completion waits for the peer.
+        fua: bool,
+    },
+    /// Write one block's bytes to every block (WRITE SAME).
+    Fill {
+        /// Which blocks.
+        extent: Extent,
+        /// One block.
+        block: Bytes,
+    },
+    /// The blocks are no longer needed and read as zeros (UNMAP, WRITE SAME with UNMAP). May be several.
+    Unmap {
+        /// Which blocks; never empty.
+        extents: Vec<Extent>,
+    },
+    /// All that was completed must be durable as the volume's mode promises (SYNCHRONIZE CACHE).
+    Flush,
+}
+
+/// The site's answer to a [`Command`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Completion {
+    /// A read's bytes, in order; their lengths sum to the extent's.
+    Data(Vec<Bytes>),
+    /// Done, nothing to return.
+    Done,
+    /// Not done, or not known to be done.
+    Failed(Failure),
+}
+
+/// Why a command failed; the SCSI layer has one table from this to status and sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The backing store could not read or write this block: MEDIUM ERROR 3/11/00 (read) with INFORMATION = lba.
+    MediumRead {
+        /// First bad block known.
+        lba: Lba,
+    },
+    /// As above on a write: 3/0C/00.
+    MediumWrite {
+        /// First bad block known.
+        lba: Lba,
+    },
+    /// The site may not serve just now (line down, not yet resumed): NOT READY 2/04/0A, hosts retry or turn to the
+    /// other path.
+    NotReady,
+    /// The journal is full or limits are reached: status BUSY, hosts retry.
+    Busy,
+    /// The site has stopped (journal failed): HARDWARE ERROR 4/44/00.
+    Stopped,
+}
+
+/// Which volume a unit stands for, as the SCSI layer hands it on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeCommand {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What is asked.
+    pub command: Command,
+}

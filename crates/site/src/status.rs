@@ -1,0 +1,169 @@
+//! What an operator sees of a site: plain data, made on demand, serialised by the daemon's admin socket.
+
+use serde::{Deserialize, Serialize};
+
+/// A site at a glance. Times are nanoseconds, sizes bytes unless a name says otherwise.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// "a" or "b".
+    pub site: String,
+    /// The target's iSCSI name.
+    pub target: String,
+    /// "paired" (in step with the peer), "resuming", "waiting for the line" or "draining".
+    pub state: String,
+    /// The sentence behind `state`: why, and what to do if there is something to do.
+    pub why: String,
+    /// The line to the peer.
+    pub link: LinkStatus,
+    /// The hybrid logical clock, nanoseconds since the epoch.
+    pub clock: u64,
+    /// The cut at which the backing stores stand: time part of the stamp.
+    pub destaged: u64,
+    /// Number of cuts destaged in this run.
+    pub cuts: u64,
+    /// The last cut whose digests the two sites compared, and whether they agreed.
+    pub digest: DigestStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// Held payload in memory, and its limit.
+    pub hold_bytes: u64,
+    /// See `hold_bytes`.
+    pub hold_limit: u64,
+    /// The volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// Hosts that are logged in here.
+    pub hosts: Vec<HostStatus>,
+    /// Alarms since the start, newest last, at most 100.
+    pub alarms: Vec<String>,
+}
+
+/// The line.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// A connection stands and both sites have accepted each other.
+    pub up: bool,
+    /// Both sites have all that the other owed them.
+    pub in_step: bool,
+    /// Round trip, last measured.
+    pub rtt: Option<u64>,
+    /// Peer's clock minus ours.
+    pub offset: Option<i64>,
+    /// Own entries that the peer has not acknowledged: how many, how many bytes, age of the oldest. Bytes at risk.
+    pub unacked: u64,
+    /// See `unacked`.
+    pub unacked_bytes: u64,
+    /// See `unacked`.
+    pub unacked_age: u64,
+    /// How often the line was (re-)established in this run.
+    pub sessions: u64,
+    /// Refusal by either side, if the last attempt ended so.
+    pub refused: Option<String>,
+}
+
+/// Digest comparison.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DigestStatus {
+    /// The newest cut compared: time part of its stamp.
+    pub compared: Option<u64>,
+    /// Number of cuts compared and equal in this run.
+    pub equal: u64,
+    /// Number of rows found different in this run. Not zero: the copies differ.
+    pub different: u64,
+}
+
+/// The journal.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Size.
+    pub bytes: u64,
+    /// Not yet recycled.
+    pub used: u64,
+    /// Groups made durable in this run.
+    pub groups: u64,
+    /// Entries appended in this run.
+    pub entries: u64,
+    /// Bytes appended in this run, with headers and padding.
+    pub written: u64,
+    /// Hosts are being slowed because the journal (here or at the peer) is full.
+    pub full: bool,
+}
+
+/// A volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Name.
+    pub name: String,
+    /// Volume id as in records, hexadecimal.
+    pub id: String,
+    /// Logical unit number.
+    pub lun: u16,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// "sync", "async" or "flush".
+    pub mode: String,
+    /// Hosts are served.
+    pub serving: bool,
+    /// Records in the hold table and blocks that they cover.
+    pub records: u64,
+    /// See `records`.
+    pub held_blocks: u64,
+    /// Host reads and writes completed here in this run, in commands and bytes.
+    pub reads: u64,
+    /// See `reads`.
+    pub read_bytes: u64,
+    /// See `reads`.
+    pub writes: u64,
+    /// See `reads`.
+    pub written_bytes: u64,
+    /// Bytes written to the backing store by destage in this run.
+    pub destaged_bytes: u64,
+    /// Overlaps between writes of different sites resolved in this run.
+    pub conflicts: u64,
+    /// Backing-store errors in this run.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<String>,
+}
+
+/// A host that is logged in.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Host id as in records, hexadecimal.
+    pub id: String,
+    /// Initiator name.
+    pub name: String,
+    /// Its address.
+    pub remote: String,
+}
+
+/// A row of the hold table: the seven columns of E1.3, and the volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableRow {
+    /// 1, 2, 3 … in order of stamp.
+    pub number: u64,
+    /// Reception time: nanoseconds since the epoch.
+    pub time: u64,
+    /// Host id, hexadecimal.
+    pub host: String,
+    /// Start block.
+    pub start: u64,
+    /// Block count.
+    pub blocks: u64,
+    /// Site id.
+    pub site: String,
+    /// Where the data is: "memory", "journal@OFFSET", "fill", "unmap".
+    pub data: String,
+    /// The volume's name.
+    pub volume: String,
+}
+
+/// A run of equal states in the block state map (E1.6): 0 on the backing store, 1 held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MapRun {
+    /// First block.
+    pub start: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// 0 or 1.
+    pub state: u8,
+}
