@@ -3,6 +3,7 @@
 //! No I/O, no clock, no threads, no randomness, no hash maps: the daemon and the simulator run the same code.
 
 pub mod entry;
+pub mod hold;
 pub mod message;
 pub mod mutant;
 pub mod units;
