@@ -53,9 +53,12 @@ impl IndexedTable {
 
     /// Takes `[from, to)` away from the piece at `start`, which has those blocks: it shrinks, splits or vanishes.
     fn trim(&mut self, start: u64, owned: Owned, from: u64, to: u64) {
-        self.pieces.remove(&start);
-        self.held -= owned.end - start;
-        self.own(start, from, owned.stamp);
+        if start < from {
+            self.pieces.insert(start, Owned { end: from, ..owned });
+        } else {
+            self.pieces.remove(&start);
+        }
+        self.held -= owned.end - from;
         self.own(to, owned.end, owned.stamp);
     }
 }

@@ -257,6 +257,10 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn any_history() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(any_step(), 1..80)
+}
+
 /// The oracle: the greatest stamp of each block.
 #[derive(Default)]
 struct Blocks(BTreeMap<u64, Stamp>);
@@ -305,50 +309,56 @@ fn agree(blocks_held: &Blocks, table: &impl HoldTable, windows: &[Extent]) -> Re
     Ok(())
 }
 
+/// Runs a history against both tables and the oracle, comparing after each step.
+fn history_agrees(steps: Vec<Step>, window: Extent) -> Result<(), TestCaseError> {
+    let (mut blocks_held, mut indexed, mut plain) =
+        (Blocks::default(), Table::new(TableKind::Indexed), Table::new(TableKind::Plain));
+    let mut entries: BTreeMap<Stamp, Extent> = BTreeMap::new();
+    let mut cut = 0;
+    for step in steps {
+        match step {
+            Step::Insert(above, site, extent) => {
+                let stamp = at(cut + above, site);
+                // A stamp is issued once: a second draw of it is the same entry, resent.
+                let extent = *entries.entry(stamp).or_insert(extent);
+                let expected = blocks_held.insert(stamp, extent);
+                for table in [&mut indexed, &mut plain] {
+                    let mut met = Vec::new();
+                    table.insert(stamp, extent, &mut |owner, overlapped| {
+                        met.extend((overlapped.start().0..overlapped.end().0).map(|block| (block, owner)));
+                    });
+                    prop_assert_eq!(&met, &expected, "what {:?} met", table.kind());
+                }
+            }
+            Step::Retire(by) => {
+                cut += by;
+                let kept = entries.split_off(&at(cut + 1, SiteId::A));
+                for (stamp, extent) in std::mem::replace(&mut entries, kept) {
+                    blocks_held.retire(stamp);
+                    indexed.retire(stamp, extent);
+                    plain.retire(stamp, extent);
+                    agree(&blocks_held, &indexed, &[window])?;
+                    agree(&blocks_held, &plain, &[window])?;
+                }
+            }
+        }
+        let windows = [window, blocks(0, VOLUME)];
+        agree(&blocks_held, &indexed, &windows)?;
+        agree(&blocks_held, &plain, &windows)?;
+        prop_assert_eq!(plain.records(), entries.iter().map(|(&s, &e)| (s, e)).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn both_tables_answer_as_single_blocks_would(
-        steps in prop::collection::vec(any_step(), 1..80),
+        steps in any_history(),
         window in any_extent(),
     ) {
-        let (mut blocks_held, mut indexed, mut plain) =
-            (Blocks::default(), Table::new(TableKind::Indexed), Table::new(TableKind::Plain));
-        let mut entries: BTreeMap<Stamp, Extent> = BTreeMap::new();
-        let mut cut = 0;
-        for step in steps {
-            match step {
-                Step::Insert(above, site, extent) => {
-                    let stamp = at(cut + above, site);
-                    // A stamp is issued once: a second draw of it is the same entry, resent.
-                    let extent = *entries.entry(stamp).or_insert(extent);
-                    let expected = blocks_held.insert(stamp, extent);
-                    for table in [&mut indexed, &mut plain] {
-                        let mut met = Vec::new();
-                        table.insert(stamp, extent, &mut |owner, overlapped| {
-                            met.extend((overlapped.start().0..overlapped.end().0).map(|block| (block, owner)));
-                        });
-                        prop_assert_eq!(&met, &expected, "what {:?} met", table.kind());
-                    }
-                }
-                Step::Retire(by) => {
-                    cut += by;
-                    let kept = entries.split_off(&at(cut + 1, SiteId::A));
-                    for (stamp, extent) in std::mem::replace(&mut entries, kept) {
-                        blocks_held.retire(stamp);
-                        indexed.retire(stamp, extent);
-                        plain.retire(stamp, extent);
-                        agree(&blocks_held, &indexed, &[window])?;
-                        agree(&blocks_held, &plain, &[window])?;
-                    }
-                }
-            }
-            let windows = [window, blocks(0, VOLUME)];
-            agree(&blocks_held, &indexed, &windows)?;
-            agree(&blocks_held, &plain, &windows)?;
-            prop_assert_eq!(plain.records(), entries.iter().map(|(&s, &e)| (s, e)).collect::<Vec<_>>());
-        }
+        history_agrees(steps, window)?;
     }
 
     #[test]
@@ -388,6 +398,25 @@ mod planted_bugs {
         let result = run();
         plant(None);
         result
+    }
+
+    #[test]
+    fn oracle_of_single_blocks_catches_every_bug_planted_here() {
+        let bugs = [
+            Mutant::DropTieBreak,
+            Mutant::TrimOneBlockTooFew,
+            Mutant::LateArrivalCovers,
+            Mutant::MapNotCleared,
+        ];
+        for bug in bugs {
+            let config =
+                ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..Default::default() };
+            let mut runner = proptest::test_runner::TestRunner::new(config);
+            let verdict = with(bug, || {
+                runner.run(&(any_history(), any_extent()), |(steps, window)| history_agrees(steps, window))
+            });
+            assert!(verdict.is_err(), "{bug:?} went unseen");
+        }
     }
 
     #[test]
