@@ -1,12 +1,13 @@
-//! Measures the hold table: inserts, lookups and turnover per second and bytes per extent, as ratios to a bare ordered map.
+//! Measures the hold table: speed and memory, as ratios to a bare ordered map.
 //!
-//! Answers for: one run in which the table and the bare `BTreeMap<u64, u64>` meet the same starts in the same order
-//! on the same machine, so that the ratio means something where the absolute number does not. It must never compare
-//! numbers of different runs.
+//! Answers for: one run in which the table and the bare `BTreeMap<u64, u64>` meet the same starts in the same
+//! order on the same machine, so that the ratio means something where the absolute number does not. It must
+//! never compare numbers of different runs.
 //!
 //! The workload: writes at 4 KiB boundaries of a volume of 64 GiB per million extents, 70 % of 4 KiB, 20 % of
-//! 64 KiB, 10 % of 64 KiB to 1 MiB, uniformly placed, so that most overlap something and are trimmed; each stamp
-//! later than the last, as at one site under load. The table is filled until it holds the wanted number of extents.
+//! 64 KiB, 10 % of 64 KiB to 1 MiB, uniformly placed, so that a write overlaps about one held piece; each
+//! stamp later than the last, as at one site under load. The table is filled until it holds the wanted number
+//! of extents.
 //!
 //! Memory is the growth of the resident set while the table is filled; all input is laid out before.
 
@@ -24,7 +25,8 @@ const PAGE: u64 = 8;
 const LOOKUP: u64 = 128;
 /// Blocks of the volume per extent that is to be held: 64 GiB per million.
 const VOLUME_PER_EXTENT: u64 = (64 << 30) / 512 / 1_000_000;
-/// The plain table is measured at this fraction of the extents: each of its operations searches all records (E1.M).
+/// The plain table is measured at this fraction of the extents: each of its operations searches all records
+/// (E1.M).
 const PLAIN_FRACTION: usize = 100;
 /// Writes laid out per extent that is to be held; what the fill leaves over is the turnover's.
 const WRITES_PER_EXTENT: usize = 4;
@@ -48,8 +50,8 @@ pub struct Measured {
     pub pieces_per_lookup: f64,
     /// Pairs of one insertion and one retirement of the oldest per second when full.
     pub turnovers_per_second: f64,
-    /// Growth of the resident set per extent held. `None` where the system does not tell, and below 100,000 extents:
-    /// too little to tell from what the allocator had at hand.
+    /// Growth of the resident set per extent held. `None` where the system does not tell, and below 100,000
+    /// extents: too little to tell from what the allocator had at hand.
     pub bytes_per_extent: Option<f64>,
 }
 
@@ -68,8 +70,8 @@ pub struct HoldReport {
     pub bare_few: Measured,
 }
 
-/// Measures both tables against the bare map: the indexed one at `extents` held extents (at least 1,000), the plain
-/// one at a hundredth of that (at least 1,000).
+/// Measures both tables against the bare map: the indexed one at `extents` held extents (at least 1,000), the
+/// plain one at a hundredth of that (at least 1,000).
 pub fn run(extents: usize) -> HoldReport {
     let extents = extents.max(1_000);
     let few = (extents / PLAIN_FRACTION).max(1_000);
@@ -245,6 +247,13 @@ fn resident_bytes() -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
+impl Measured {
+    /// Memory per extent as a multiple of the other's.
+    fn bytes_to(&self, other: &Measured) -> Option<f64> {
+        self.bytes_per_extent.zip(other.bytes_per_extent).map(|(own, other)| own / other)
+    }
+}
+
 impl HoldReport {
     /// Each structure beside the bare map of as many extents.
     fn compared(&self) -> [(&Measured, &Measured); 5] {
@@ -276,7 +285,7 @@ impl HoldReport {
                     "insert_time_to_bare": bare.inserts_per_second / measured.inserts_per_second,
                     "lookup_time_to_bare": bare.lookups_per_second / measured.lookups_per_second,
                     "turnover_time_to_bare": bare.turnovers_per_second / measured.turnovers_per_second,
-                    "bytes_to_bare": measured.bytes_per_extent.zip(bare.bytes_per_extent).map(|(own, bare)| own / bare),
+                    "bytes_to_bare": measured.bytes_to(bare),
                 })
             })
             .collect()
@@ -304,8 +313,8 @@ impl fmt::Display for HoldReport {
                 rated(measured.inserts_per_second, bare.inserts_per_second),
                 rated(measured.lookups_per_second, bare.lookups_per_second),
                 rated(measured.turnovers_per_second, bare.turnovers_per_second),
-                match measured.bytes_per_extent.zip(bare.bytes_per_extent) {
-                    Some((own, bare)) => format!("{own:.0} ({:.2})", own / bare),
+                match measured.bytes_per_extent.zip(measured.bytes_to(bare)) {
+                    Some((own, ratio)) => format!("{own:.0} ({ratio:.2})"),
                     None => "-".to_owned(),
                 }
             )?;

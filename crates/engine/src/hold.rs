@@ -1,8 +1,9 @@
 //! The hold table of one volume: which writes are held, and who owns each block (E1.3 to E1.6, E1.M).
 //!
-//! Answers for: the newest held stamp of every block, whatever the order in which entries arrived; the extents
-//! that each held entry still owns; and the block state map, which is not kept beside the table but read off it,
-//! so that the two cannot disagree. It must never hold data, know where data lies, or decide when to destage.
+//! Answers for: the newest held stamp of every block, whatever the order in which entries arrived; the
+//! extents that each held entry still owns; and the block state map, which is not kept beside the table but
+//! read off it, so that the two cannot disagree. It must never hold data, know where data lies, or decide
+//! when to destage.
 //!
 //! ```text
 //!   arrival:   1000 ├────────────── 200 blocks, older ──────────────┤
@@ -13,9 +14,10 @@
 //!
 //! Invariants:
 //! - A block belongs to the greatest stamp that was inserted for it and not retired since.
-//! - The same entries give the same answers in any order of arrival, so two sites with the same entries agree.
-//! - Entries are retired in ascending order of stamp, and nothing is inserted at or below a stamp that was retired
-//!   (the cut is complete before it is destaged). Under that rule both kinds of table answer alike.
+//! - The same entries give the same answers in any order of arrival, so two sites with the same entries
+//!   agree.
+//! - Entries are retired in ascending order of stamp, and nothing is inserted at or below a stamp that was
+//!   retired (the cut is complete before it is destaged). Under that rule both kinds of table answer alike.
 
 pub mod indexed;
 pub mod plain;
@@ -36,23 +38,27 @@ pub struct Piece {
 
 /// What both kinds of hold table promise.
 pub trait HoldTable {
-    /// Places an entry by stamp whatever the order of arrival; the newest covers, block by block (E1.4, E1.5).
+    /// Places an entry by stamp whatever the order of arrival; the newest covers, block by block (E1.4,
+    /// E1.5).
     ///
-    /// `met` is told, in ascending order of block, each piece of the newest held data that the entry overlaps,
-    /// whether newer or older: its stamp and the blocks that both have. Pieces of the same stamp are not reported,
-    /// and inserting an entry again changes nothing.
+    /// `met` is told, in ascending order of block, each piece of the newest held data that the entry
+    /// overlaps, whether newer or older: its stamp and the blocks that both have. Pieces of the same stamp
+    /// are not reported, and inserting an entry again changes nothing.
     fn insert(&mut self, stamp: Stamp, extent: Extent, met: &mut dyn FnMut(Stamp, Extent));
 
-    /// Fills `pieces` with the newest pieces of `extent`: ascending, covering exactly `extent`, what is on the
-    /// backing store as `None`, neighbours of the same stamp joined. What `pieces` held before is dropped.
+    /// Fills `pieces` with the newest pieces of `extent`: ascending, covering exactly `extent`, what is on
+    /// the backing store as `None`, neighbours of the same stamp joined. What `pieces` held before is
+    /// dropped.
     fn lookup(&self, extent: Extent, pieces: &mut Vec<Piece>);
 
-    /// Forgets the entry `stamp`, inserted with `extent`: it is on the backing store now (E1.7). The blocks that it
-    /// still owned are answered as `None` from now on; those that newer entries took from it stay with them.
+    /// Forgets the entry `stamp`, inserted with `extent`: it is on the backing store now (E1.7). The blocks
+    /// that it still owned are answered as `None` from now on; those that newer entries took from it stay
+    /// with them.
     fn retire(&mut self, stamp: Stamp, extent: Extent);
 
-    /// All records with their extents, ascending by stamp, then by start (the rows of E1.3). The indexed table has
-    /// one row per piece that an entry still owns; the plain one has the entries as they came (E1.M).
+    /// All records with their extents, ascending by stamp, then by start (the rows of E1.3). The indexed
+    /// table has one row per piece that an entry still owns; the plain one has the entries as they came
+    /// (E1.M).
     fn records(&self) -> Vec<(Stamp, Extent)>;
 
     /// How many blocks are held. At once in the indexed table; the plain one has to count.

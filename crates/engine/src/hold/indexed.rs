@@ -1,11 +1,12 @@
 //! The indexed hold table: an interval map from block to the newest held stamp (E1.4, E1.5, E1.6).
 //!
-//! Answers for: overlap trim at insertion, so that no two pieces share a block and a read finds the newest at once.
-//! It must never walk more than the pieces that the extent in hand overlaps.
+//! Answers for: overlap trim at insertion, so that no two pieces share a block and a read finds the newest at
+//! once. It must never walk more than the pieces that the extent in hand overlaps.
 //!
-//! Invariants: pieces are keyed by their first block, are not empty, and share no block; `held` is the sum of their
-//! lengths. As pieces share no block, their ends ascend with their starts: all pieces that overlap `[start, end)`
-//! are met by walking back from `end` until one ends at or before `start`, with a single descent of the tree.
+//! Invariants: pieces are keyed by their first block, are not empty, and share no block; `held` is the sum of
+//! their lengths. As pieces share no block, their ends ascend with their starts: all pieces that overlap
+//! `[start, end)` are met by walking back from `end` until one ends at or before `start`, with a single
+//! descent of the tree.
 
 use super::{HoldTable, Piece, joined, run};
 use crate::mutant::{Mutant, planted};
@@ -51,7 +52,8 @@ impl IndexedTable {
         }
     }
 
-    /// Takes `[from, to)` away from the piece at `start`, which has those blocks: it shrinks, splits or vanishes.
+    /// Takes `[from, to)` away from the piece at `start`, which has those blocks: it shrinks, splits or
+    /// vanishes.
     fn trim(&mut self, start: u64, owned: Owned, from: u64, to: u64) {
         if start < from {
             self.pieces.insert(start, Owned { end: from, ..owned });

@@ -1,12 +1,13 @@
 //! The plain hold table: entries as they came, in order of stamp, searched from the newest back (E1.M).
 //!
-//! Answers for: the same answers as the indexed table from a structure too simple to be wrong. Nothing is trimmed,
-//! so there is nothing to trim wrongly; reads, the conflict report of an insertion and the counts are linear in the
-//! number of records, by design.
+//! Answers for: the same answers as the indexed table from a structure too simple to be wrong. Nothing is
+//! trimmed, so there is nothing to trim wrongly; reads, the conflict report of an insertion and the counts
+//! are linear in the number of records, by design.
 //!
-//! Invariant: records ascend by stamp (then by extent), none twice. Because nothing is trimmed, removing a record
-//! uncovers older ones below it. That is harmless under the rule of the module above: records are retired oldest
-//! first, so when one goes, everything older has gone before it, and what lies below is the backing store.
+//! Invariant: records ascend by stamp (then by extent), none twice. Because nothing is trimmed, removing a
+//! record uncovers older ones below it. That is harmless under the rule of the module above: records are
+//! retired oldest first, so when one goes, everything older has gone before it, and what lies below is the
+//! backing store.
 
 use super::{HoldTable, Piece, joined, run};
 use crate::units::{Extent, Stamp};

@@ -252,7 +252,8 @@ fn any_site() -> impl Strategy<Value = SiteId> {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (1..12u64, any_site(), any_extent()).prop_map(|(time, site, extent)| Step::Insert(time, site, extent)),
+        8 => (1..12u64, any_site(), any_extent())
+            .prop_map(|(time, site, extent)| Step::Insert(time, site, extent)),
         1 => (1..8u64).prop_map(Step::Retire),
     ]
 }
