@@ -2,11 +2,19 @@
 //!
 //! No I/O, no clock, no threads, no randomness, no hash maps: the daemon and the simulator run the same code.
 
+pub mod clock;
+pub mod cut;
+pub mod engine;
 pub mod entry;
 pub mod hold;
+pub mod hosts;
 pub mod message;
 pub mod mutant;
+pub mod session;
+pub mod stream;
 pub mod units;
+pub mod view;
 
+pub use engine::Engine;
 pub use entry::{Body, Entry};
 pub use units::*;

@@ -1,0 +1,393 @@
+//! The stream: one FIFO of entries in each direction, in stamp order, and the acks that come back.
+//!
+//! Sending is a cursor over the held entries, never a queue beside them: in step it stands at the tip; after the line
+//! was cut it is set back to what the peer has, and nothing else happens. So memory stays bounded however long the
+//! line was down, and a resend is the same code as a send.
+//!
+//! Invariants: own entries leave in stamp order; `acked ≤ issued`; an entry counts as acked only when it is durable
+//! in the peer's journal, and the own promise never passes an own entry that is unsent or not durable here.
+
+use crate::engine::{Action, Engine, HeldBody, JournalPiece, Severity, Source, charge};
+use crate::entry::{Body, Entry};
+use crate::message::{Ack, Message};
+use crate::mutant::{Mutant, planted};
+use crate::units::*;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+/// Most bytes of own entries sent and not acknowledged.
+pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
+/// Most bytes that may wait in the daemon's socket queue before sending pauses.
+pub const BACKLOG_BYTES_MAX: usize = 8 << 20;
+/// Most entries read ahead from the journal for the peer.
+const FETCH_AHEAD_MAX: usize = 32;
+
+/// What comes from the peer.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    /// Newest entry of the peer's origin that arrived (or that the backing stores have).
+    pub received: Stamp,
+    /// Newest that is durable here.
+    pub durable: Stamp,
+    /// Stream position of the last entry of the peer's origin in this session.
+    last_seq: Option<u64>,
+}
+
+impl Inbound {
+    pub(crate) fn new(destaged: Stamp) -> Inbound {
+        Inbound { received: destaged, durable: destaged, last_seq: None }
+    }
+
+    pub(crate) fn recovered(&mut self, newest: Option<Stamp>) {
+        self.received = self.received.max(newest.unwrap_or(self.received));
+        self.durable = self.received;
+    }
+
+    pub(crate) fn new_session(&mut self) {
+        self.last_seq = None;
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    stamp: Stamp,
+    fetched: Option<Bytes>,
+    ready: bool,
+}
+
+/// What goes to the peer.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    /// Newest own stamp.
+    pub issued: Stamp,
+    /// Newest own stamp that is durable here.
+    pub durable: Stamp,
+    /// Newest own stamp that is durable at the peer.
+    pub acked: Stamp,
+    /// The peer promised that nothing comes at or before this.
+    pub peer_promise: Stamp,
+    /// The cut at which the peer's backing stores stand.
+    pub peer_destaged: Stamp,
+    /// Every own entry up to this was sent (or taken up for sending) in this session.
+    cursor: Stamp,
+    /// Entries of the peer's own that it lost: sent back from here …
+    return_cursor: Stamp,
+    /// … up to here.
+    return_end: Stamp,
+    /// Own tip at the session's start: when the cursor has passed it, all that was owed is sent.
+    owed: Option<Stamp>,
+    /// Entries taken up for sending, waiting for their bytes, in order.
+    slots: VecDeque<Slot>,
+    /// Own entries sent and not acknowledged.
+    in_flight: VecDeque<(Stamp, u64)>,
+    in_flight_bytes: u64,
+    /// Bytes that the socket has not taken.
+    pub backlog: usize,
+    /// Worst-case journal bytes of own entries that are not destaged at both sites.
+    charges: VecDeque<(Stamp, u64)>,
+    charged: u64,
+    pub full_since_room: bool,
+}
+
+impl Outbound {
+    pub(crate) fn new(destaged: Stamp) -> Outbound {
+        Outbound {
+            issued: destaged,
+            durable: destaged,
+            acked: Stamp::ZERO,
+            peer_promise: Stamp::ZERO,
+            peer_destaged: Stamp::ZERO,
+            cursor: Stamp::ZERO,
+            return_cursor: Stamp::ZERO,
+            return_end: Stamp::ZERO,
+            owed: None,
+            slots: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            backlog: 0,
+            charges: VecDeque::new(),
+            charged: 0,
+            full_since_room: false,
+        }
+    }
+
+    pub(crate) fn recovered(&mut self, newest: Option<Stamp>) {
+        self.issued = self.issued.max(newest.unwrap_or(self.issued));
+        self.durable = self.issued;
+        self.charges.make_contiguous().sort_unstable();
+    }
+
+    pub(crate) fn charge(&mut self, stamp: Stamp, bytes: u64) {
+        self.charges.push_back((stamp, bytes));
+        self.charged += bytes;
+    }
+
+    pub(crate) fn uncharge(&mut self, destaged_at_both: Stamp) {
+        while self.charges.front().is_some_and(|(stamp, _)| *stamp <= destaged_at_both) {
+            if let Some((_, bytes)) = self.charges.pop_front() {
+                self.charged -= bytes;
+            }
+        }
+    }
+
+    pub(crate) fn room(&mut self, bytes: u64, limit: u64) -> bool {
+        let room = self.charged + bytes <= limit;
+        self.full_since_room = !room;
+        room
+    }
+
+    pub(crate) fn charged(&self) -> u64 {
+        self.charged
+    }
+
+    /// A session begins: the peer has own entries up to `peer_has_ours`; of its own it has those up to
+    /// `peer_has_own`, and we have some up to `we_have`.
+    pub(crate) fn new_session(&mut self, peer_has_ours: Stamp, peer_has_own: Stamp, we_have: Stamp) {
+        self.slots.clear();
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.backlog = 0;
+        self.cursor = peer_has_ours;
+        self.return_cursor = peer_has_own;
+        self.return_end = we_have;
+        self.owed = Some(self.issued);
+    }
+}
+
+impl Engine {
+    /// Own entries that the peer has not acknowledged: how many, how many bytes, and the stamp of the oldest.
+    pub fn unacked(&self) -> (u64, u64, Option<Stamp>) {
+        let own = &self.entries[self.config.site.index()];
+        let mut found = own.range((Bound::Excluded(self.outbound.acked), Bound::Unbounded));
+        let oldest = found.next();
+        let (mut count, mut bytes) = (0, 0);
+        for (_, held) in oldest.into_iter().chain(found) {
+            count += 1;
+            bytes += held.extent.bytes();
+        }
+        (count, bytes, oldest.map(|(stamp, _)| *stamp))
+    }
+
+    /// How far this site has come, as the peer is told.
+    pub(crate) fn ack(&mut self, now: Now) -> Ack {
+        let durable =
+            if planted(Mutant::AckBeforeSync) { self.inbound.received } else { self.inbound.durable };
+        Ack {
+            durable,
+            promise: self.promise(now),
+            destaged: self.cuts.destaged,
+            resumed: self.session.in_step_here(),
+        }
+    }
+
+    /// Nothing sent from now on is stamped at or before this, and all own entries up to it are durable here and sent.
+    fn promise(&mut self, now: Now) -> Stamp {
+        if self.session.resume_from.is_some() || !self.session.in_step_here() {
+            return Stamp::ZERO;
+        }
+        let own = self.config.site.index();
+        let volatile = self.volatile[own].front().map(|(_, stamp)| *stamp);
+        let unsent =
+            self.outbound.slots.iter().map(|slot| slot.stamp).find(|s| s.site == self.config.site).or(self
+                .entries[own]
+                .range((Bound::Excluded(self.outbound.cursor), Bound::Unbounded))
+                .next()
+                .map(|(stamp, _)| *stamp));
+        let mut time = self.clock.promise(now);
+        for pending in [volatile, unsent].into_iter().flatten() {
+            time = time.min(pending.time - 1);
+        }
+        Stamp::last_of(time)
+    }
+
+    /// Sends what the window and the socket take.
+    pub(crate) fn pump_outbound(&mut self, _now: Now) {
+        if !self.session.accepted() {
+            return;
+        }
+        loop {
+            while self.outbound.slots.front().is_some_and(|slot| slot.ready) {
+                let Some(slot) = self.outbound.slots.pop_front() else { break };
+                self.send_entry(slot.stamp, slot.fetched);
+            }
+            if !self.take_up_next() {
+                break;
+            }
+        }
+        if self.outbound.slots.is_empty()
+            && self.outbound.return_cursor >= self.outbound.return_end
+            && self.outbound.owed.is_some_and(|owed| self.outbound.cursor >= owed)
+        {
+            self.outbound.owed = None;
+            self.order(Action::Send(Message::ResumeEnd));
+        }
+    }
+
+    /// Takes up the next entry for sending. False when there is none or no room for it.
+    fn take_up_next(&mut self) -> bool {
+        let out = &self.outbound;
+        if out.slots.len() >= FETCH_AHEAD_MAX
+            || out.in_flight_bytes >= WINDOW_BYTES_MAX
+            || out.backlog >= BACKLOG_BYTES_MAX
+        {
+            return false;
+        }
+        let own = self.config.site;
+        let returned = if planted(Mutant::ResumeOwnOnly) {
+            None
+        } else {
+            self.entries[own.peer().index()]
+                .range((Bound::Excluded(out.return_cursor), Bound::Unbounded))
+                .next()
+                .map(|(stamp, _)| *stamp)
+                .filter(|stamp| *stamp <= out.return_end)
+        };
+        let stamp = match returned {
+            Some(stamp) => {
+                self.outbound.return_cursor = stamp;
+                stamp
+            }
+            None => {
+                self.outbound.return_cursor = self.outbound.return_cursor.max(self.outbound.return_end);
+                let after = (Bound::Excluded(self.outbound.cursor), Bound::Unbounded);
+                let Some((stamp, held)) = self.entries[own.index()].range(after).next() else {
+                    // Nothing left: entries that the peer lacks but we destaged do not exist (see `handle_hello`).
+                    self.outbound.cursor = self.outbound.cursor.max(self.outbound.issued);
+                    return false;
+                };
+                let (stamp, charge) = (*stamp, held.charge());
+                self.outbound.cursor = stamp;
+                self.outbound.in_flight.push_back((stamp, charge));
+                self.outbound.in_flight_bytes += charge;
+                stamp
+            }
+        };
+        let fetch = self.fetch_order(stamp);
+        self.outbound.slots.push_back(Slot { stamp, fetched: None, ready: fetch.is_none() });
+        if let Some(piece) = fetch {
+            self.order(Action::Fetch { stamp, piece });
+        }
+        true
+    }
+
+    fn fetch_order(&self, stamp: Stamp) -> Option<JournalPiece> {
+        let held = self.entries[stamp.site.index()].get(&stamp)?;
+        if !matches!(held.body, HeldBody::Data(None)) {
+            return None;
+        }
+        match self.source(stamp, held.extent) {
+            Source::Journal(piece) => Some(piece),
+            Source::Memory(_) | Source::Fill(_) | Source::Zero | Source::Store => None,
+        }
+    }
+
+    fn send_entry(&mut self, stamp: Stamp, fetched: Option<Bytes>) {
+        let has_bytes = fetched.is_some();
+        match self.entry_of(stamp, fetched) {
+            Some(entry) => self.order(Action::Send(Message::Entry(entry))),
+            None if !has_bytes && self.knows(stamp) => {
+                // Its bytes left memory between taking up and sending: fetch them now.
+                if let Some(piece) = self.fetch_order(stamp) {
+                    self.outbound.slots.push_front(Slot { stamp, fetched: None, ready: false });
+                    self.order(Action::Fetch { stamp, piece });
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// An [`Action::Fetch`] ended: the body's bytes, checked, or `None` if the journal could not give them.
+    pub fn handle_fetched(&mut self, now: Now, stamp: Stamp, bytes: Option<Bytes>) {
+        let Some(bytes) = bytes else {
+            let text = format!("entry {stamp} cannot be read back from the journal for the peer");
+            self.notice(Severity::Alarm, text.clone());
+            self.order(Action::CloseLink { why: text });
+            return;
+        };
+        if let Some(slot) = self.outbound.slots.iter_mut().find(|slot| slot.stamp == stamp && !slot.ready) {
+            slot.fetched = Some(bytes);
+            slot.ready = true;
+        }
+        self.pump_outbound(now);
+    }
+
+    /// The socket took bytes, or stopped taking them.
+    pub fn handle_link_backlog(&mut self, now: Now, queued: usize) {
+        self.outbound.backlog = queued;
+        self.pump_outbound(now);
+    }
+
+    /// An entry arrived: of the peer's origin, or one of our own that we had lost.
+    pub(crate) fn handle_entry(&mut self, now: Now, entry: Entry) {
+        let own = self.config.site;
+        let fits = self.volumes.get(&entry.volume).is_some_and(|volume| {
+            entry.extent.end().0 <= volume.geometry.blocks
+                && match &entry.body {
+                    Body::Data(bytes) => bytes.len() as u64 == entry.extent.bytes(),
+                    Body::Fill(block) => block.len() as u64 == BLOCK_BYTES,
+                    Body::Unmap => true,
+                }
+        });
+        if !fits {
+            return self
+                .violation(format!("entry {} for {} does not fit any volume", entry.stamp, entry.extent));
+        }
+        self.clock.observe(entry.stamp.time);
+        let mut entry = entry;
+        if entry.stamp.site == own {
+            if self.session.resume_from.is_none() && entry.stamp > self.outbound.issued {
+                return self
+                    .violation(format!("the peer returned {}, which this site never issued", entry.stamp));
+            }
+            self.session.resume_from = self.session.resume_from.map(|from| from.max(entry.stamp));
+            self.outbound.issued = self.outbound.issued.max(entry.stamp);
+        } else {
+            if let Some(last) = self.inbound.last_seq {
+                let follows = entry.seq == last + 1 || (entry.seq >> 40 > last >> 40 && entry.seq << 24 == 0);
+                if !follows {
+                    let text = format!("gap in the stream: {:x} after {:x}", entry.seq, last);
+                    return self.violation(text);
+                }
+            }
+            self.inbound.last_seq = Some(entry.seq);
+            self.inbound.received = self.inbound.received.max(entry.stamp);
+        }
+        if entry.stamp <= self.cuts.destaged || self.knows(entry.stamp) {
+            if !planted(Mutant::ApplyResendTwice) {
+                return; // a resend
+            }
+            let Some(stamp) = self.clock.next(now) else { return };
+            entry.stamp = Stamp { site: own.peer(), ..stamp };
+        }
+        if entry.stamp.site == own {
+            self.outbound.charge(entry.stamp, charge(entry.body.stored_bytes() as u64));
+        }
+        self.append(entry);
+    }
+
+    /// The peer told how far it has come.
+    pub(crate) fn handle_ack(&mut self, now: Now, ack: Ack) {
+        self.clock.observe(ack.promise.time);
+        let out = &mut self.outbound;
+        out.acked = out.acked.max(ack.durable);
+        out.peer_promise = out.peer_promise.max(ack.promise);
+        out.peer_destaged = out.peer_destaged.max(ack.destaged);
+        while out.in_flight.front().is_some_and(|(stamp, _)| *stamp <= out.acked) {
+            if let Some((_, bytes)) = out.in_flight.pop_front() {
+                out.in_flight_bytes -= bytes;
+            }
+        }
+        out.uncharge(out.peer_destaged.min(self.cuts.destaged));
+        self.session.peer_in_step = ack.resumed;
+        self.wake_acked();
+        self.pump_outbound(now);
+        self.pump_doors(now);
+        self.try_cut(now);
+    }
+
+    pub(crate) fn violation(&mut self, what: String) {
+        self.notice(Severity::Alarm, format!("the peer broke the protocol: {what}; the link is closed"));
+        self.order(Action::CloseLink { why: what });
+    }
+}
