@@ -1,0 +1,324 @@
+//! Hosts: they write, read, fill, unmap and flush small ranges that everybody else uses too, wait for a while, and
+//! retry with new values. Every block that a host writes names the write.
+
+use crate::history::{Deed, Operation};
+use crate::pattern::{self, Value};
+use crate::place::volume_id;
+use crate::random::Random;
+use crate::schedule::{Happening, MS, US};
+use crate::world::World;
+use biplex_engine::{Extent, HostId, Lba, SiteId};
+use biplex_front::{Command, Completion, Failure, TaskId};
+use biplex_site::{Event, Mode};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// A host of one site.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name.
+    pub id: HostId,
+    /// Its site.
+    pub site: SiteId,
+    /// Its choices.
+    pub random: Random,
+    /// Commands that it waits for: the index of each in the history.
+    pub waiting: BTreeMap<TaskId, usize>,
+    /// It was refused: it pauses until then.
+    pub backs_off_until: u64,
+}
+
+/// What a command is, before it is asked.
+struct Wish {
+    volume: usize,
+    command: Command,
+    deed: Deed,
+    large: bool,
+}
+
+impl World {
+    /// The host may issue a command; its next step is planned.
+    pub(crate) fn step_host(&mut self, index: usize) {
+        if self.hosts_stopped {
+            return;
+        }
+        let think = self.scenario.think;
+        let time = self.schedule.time();
+        let host = &mut self.hosts[index];
+        let pause = host.random.within(think);
+        self.schedule.after(pause.max(US), Happening::HostStep(index));
+        let idle = host.waiting.len() < self.scenario.depth && host.backs_off_until <= time;
+        if idle && self.places[host.site.index()].site.is_some() {
+            let wish = self.wish(index);
+            self.ask(index, wish);
+        }
+    }
+
+    /// Reads everything at both sites, as the last word of a run.
+    pub(crate) fn read_everything(&mut self) {
+        for index in [0, self.scenario.hosts] {
+            for volume in 0..self.scenario.volumes.len() {
+                let blocks = self.scenario.volumes[volume].blocks;
+                for start in (0..blocks).step_by(32) {
+                    let extent = Extent::new(Lba(start), 32.min(blocks - start)).expect("not empty");
+                    let deed = Deed::Read { extent, values: Vec::new() };
+                    let command = Command::Read { extent, fua: false };
+                    self.ask(index, Wish { volume, command, deed, large: false });
+                }
+            }
+        }
+    }
+
+    fn wish(&mut self, index: usize) -> Wish {
+        let volume = self.hosts[index].random.below(self.scenario.volumes.len() as u64) as usize;
+        let plan = self.scenario.volumes[volume].clone();
+        let (usual, most) = self.scenario.blocks;
+        let host = &mut self.hosts[index].random;
+        let large = host.one_in(12);
+        let reach = if host.one_in(16) { plan.blocks } else { plan.hot };
+        let extent = some_extent(host, reach, plan.blocks, if large { most } else { usual });
+        let fua = host.one_in(8);
+        let kind = host.weighted(&self.scenario.mix);
+        let (command, deed) = match kind {
+            0 => (Command::Read { extent, fua }, Deed::Read { extent, values: Vec::new() }),
+            1 => {
+                let value = self.new_value(volume, &[extent]);
+                let data = pattern::blocks(value, extent.blocks());
+                (Command::Write { extent, data, fua }, Deed::Write { extents: vec![extent], value })
+            }
+            2 => {
+                let value = self.new_value(volume, &[extent]);
+                let block = Bytes::copy_from_slice(&pattern::block(value));
+                (Command::Fill { extent, block }, Deed::Write { extents: vec![extent], value })
+            }
+            3 => {
+                let other = some_extent(&mut self.hosts[index].random, reach, plan.blocks, usual);
+                let apart = self.hosts[index].random.one_in(3) && !other.overlaps(extent);
+                let extents = if apart { vec![extent, other] } else { vec![extent] };
+                self.unmapped(volume, &extents);
+                (Command::Unmap { extents: extents.clone() }, Deed::Write { extents, value: 0 })
+            }
+            _ => (Command::Flush, Deed::Flush),
+        };
+        Wish { volume, command, deed, large }
+    }
+
+    fn new_value(&mut self, volume: usize, extents: &[Extent]) -> Value {
+        self.values.push((volume, extents.to_vec()));
+        self.values.len() as Value
+    }
+
+    fn unmapped(&mut self, volume: usize, extents: &[Extent]) {
+        for extent in extents {
+            for block in extent.start().0..extent.end().0 {
+                for orders in &mut self.orders {
+                    orders[volume].zeros_recur(block);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, index: usize, wish: Wish) {
+        let host = &self.hosts[index];
+        let (site, id) = (host.site, host.id);
+        self.tasks += 1;
+        let task = TaskId(self.tasks);
+        let asked = self.moment();
+        self.note(&[20, site as u64, task.0], &[], || {
+            let what = match &wish.command {
+                Command::Read { extent, .. } => format!("read {extent}"),
+                Command::Write { extent, fua, .. } => format!("write {extent} fua {fua}"),
+                Command::Fill { extent, .. } => format!("fill {extent}"),
+                Command::Unmap { extents } => format!("unmap {extents:?}"),
+                Command::Flush => "flush".to_owned(),
+            };
+            let value = if let Deed::Write { value, .. } = &wish.deed { *value } else { 0 };
+            format!("{site} task {} of {id} on vol{}: {what} value {value}", task.0, wish.volume)
+        });
+        self.counts.asked += 1;
+        let fua = matches!(wish.command, Command::Write { fua: true, .. });
+        self.history.push(Operation {
+            site,
+            host: index,
+            volume: wish.volume,
+            deed: wish.deed,
+            asked,
+            done: None,
+        });
+        self.fua.push(fua);
+        self.hosts[index].waiting.insert(task, self.history.len() - 1);
+        let patience = self.scenario.patience * if wish.large { 2 } else { 1 };
+        self.schedule.after(patience, Happening::HostGivesUp { host: index, task });
+        let event = Event::Submit { task, host: id, volume: volume_id(wish.volume), command: wish.command };
+        self.hand_in(site, event);
+    }
+
+    /// The host stops waiting: the outcome stays unknown.
+    pub(crate) fn give_up(&mut self, index: usize, task: TaskId) {
+        let host = &mut self.hosts[index];
+        if host.waiting.remove(&task).is_some() {
+            let site = host.site;
+            self.places[site.index()].forsaken.insert(task);
+            self.counts.timed_out += 1;
+            self.note(&[21, task.0], &[], || format!("{site} task {} given up", task.0));
+        }
+    }
+
+    /// The site answers a command.
+    pub(crate) fn answered(&mut self, site: SiteId, task: TaskId, completion: Completion) {
+        self.note(&[22, site as u64, task.0, kind(&completion)], &[], || {
+            let what = match &completion {
+                Completion::Data(_) => "data".to_owned(),
+                Completion::Done => "done".to_owned(),
+                Completion::Failed(failure) => format!("{failure:?}"),
+            };
+            format!("{site} task {} answered: {what}", task.0)
+        });
+        let Some(index) = self.hosts.iter().position(|host| host.waiting.contains_key(&task)) else {
+            if !self.places[site.index()].forsaken.remove(&task) {
+                self.violation(
+                    "answers",
+                    format!("site {site} answers task {} that nobody asked, or twice", task.0),
+                );
+            }
+            return;
+        };
+        let at = self.hosts[index].waiting.remove(&task).expect("found just now");
+        if self.hosts[index].site != site {
+            self.violation("answers", format!("site {site} answers task {} of the other site", task.0));
+            return;
+        }
+        let done = self.moment();
+        match completion {
+            Completion::Failed(failure) => self.refused(index, failure),
+            Completion::Data(pieces) => self.read_done(at, done, &pieces),
+            Completion::Done => self.write_done(at, done),
+        }
+    }
+
+    fn refused(&mut self, index: usize, failure: Failure) {
+        let pause = match failure {
+            Failure::NotReady => {
+                self.counts.not_ready += 1;
+                5 * MS
+            }
+            Failure::Busy => {
+                self.counts.busy += 1;
+                2 * MS
+            }
+            Failure::MediumRead { .. } | Failure::MediumWrite { .. } => {
+                self.counts.medium_errors += 1;
+                let place = &self.places[self.hosts[index].site.index()];
+                if !place.volume_failed {
+                    self.violation("answers", format!("{failure:?} although no disk failed"));
+                }
+                MS
+            }
+            Failure::Stopped => 5 * MS,
+        };
+        self.hosts[index].backs_off_until = self.schedule.time() + pause;
+    }
+
+    fn read_done(&mut self, at: usize, done: u64, pieces: &[Bytes]) {
+        let op = self.history[at].clone();
+        let Deed::Read { extent, .. } = op.deed else {
+            return self.violation("answers", "data for a command that is no read".to_owned());
+        };
+        let bytes = pieces.concat();
+        if bytes.len() as u64 != extent.bytes() {
+            return self.violation("answers", format!("{} bytes for a read of {extent}", bytes.len()));
+        }
+        let mut values = Vec::new();
+        for (block, chunk) in (extent.start().0..).zip(bytes.chunks(pattern::BLOCK)) {
+            let value = pattern::value(chunk).filter(|&value| self.was_written(op.volume, block, value));
+            let Some(value) = value else {
+                let first = &chunk[..8];
+                return self.violation(
+                    "contents",
+                    format!("block {block} shows bytes that nobody wrote: {first:?}…"),
+                );
+            };
+            if let Err(why) = self.orders[op.site.index()][op.volume].read(block, value, op.asked, done) {
+                self.violation("order", format!("site {} vol{}: {why}", op.site, op.volume));
+            }
+            values.push(value);
+        }
+        self.counts.reads += 1;
+        self.judge_lease(&op);
+        self.history[at].deed = Deed::Read { extent, values };
+        self.history[at].done = Some(done);
+    }
+
+    fn was_written(&self, volume: usize, block: u64, value: Value) -> bool {
+        let covers = |extent: &Extent| extent.start().0 <= block && block < extent.end().0;
+        let Some(index) = value.checked_sub(1) else { return true };
+        self.values
+            .get(index as usize)
+            .is_some_and(|(of, extents)| *of == volume && extents.iter().any(covers))
+    }
+
+    fn write_done(&mut self, at: usize, done: u64) {
+        let op = self.history[at].clone();
+        self.history[at].done = Some(done);
+        let flushes = match &op.deed {
+            Deed::Write { extents, value } => {
+                self.counts.writes += 1;
+                for block in extents.iter().flat_map(|extent| extent.start().0..extent.end().0) {
+                    self.orders[op.site.index()][op.volume].wrote(block, *value, op.asked, done);
+                }
+                false
+            }
+            Deed::Flush => {
+                self.counts.flushes += 1;
+                true
+            }
+            Deed::Read { .. } => {
+                return self.violation("answers", "a read answered without data".to_owned());
+            }
+        };
+        match self.scenario.volumes[op.volume].mode {
+            Mode::Flush if flushes || self.fua[at] => {
+                let [a, b] = &mut self.orders;
+                let (own, peer) = if op.site == SiteId::A { (a, b) } else { (b, a) };
+                if flushes {
+                    peer[op.volume].learn(&own[op.volume], op.asked, done);
+                } else if let Deed::Write { extents, value } = &op.deed {
+                    // The write itself is at the peer; the peer knows its own order of the rest.
+                    for block in extents.iter().flat_map(|extent| extent.start().0..extent.end().0) {
+                        peer[op.volume].holds(block, *value, done);
+                    }
+                }
+            }
+            Mode::Sync | Mode::Flush | Mode::Async => {}
+        }
+    }
+
+    /// A sync volume is read only within the lease: something of the peer must have arrived within its length.
+    fn judge_lease(&mut self, op: &Operation) {
+        if self.scenario.volumes[op.volume].mode != Mode::Sync {
+            return;
+        }
+        let place = &self.places[op.site.index()];
+        let time = self.schedule.time();
+        let limit = self.scenario.lease + self.scenario.lease / 1_000 + US;
+        if place.heard.is_none_or(|heard| time - heard > limit) {
+            let since = place.heard.map(|heard| time - heard);
+            let site = op.site;
+            self.violation("lease", format!("site {site} answers a read; peer last heard {since:?} ns ago"));
+        }
+    }
+}
+
+fn kind(completion: &Completion) -> u64 {
+    match completion {
+        Completion::Data(_) => 1,
+        Completion::Done => 2,
+        Completion::Failed(_) => 3,
+    }
+}
+
+fn some_extent(random: &mut Random, reach: u64, blocks: u64, most: u64) -> Extent {
+    let start = random.below(reach);
+    let count = random.between(1, most).min(blocks - start);
+    Extent::new(Lba(start), count).expect("within the volume and not empty")
+}
