@@ -1,7 +1,23 @@
 //! Keeps: the journal ring, its recovery, and what a disk is.
+//!
+//! While a site runs the journal is a machine without I/O: entries go in ([`Journal::append`]), page-aligned
+//! groups come out ([`Journal::next_group`]), and the caller says when one is durable
+//! ([`Journal::group_done`]). Only making, recovering and explaining a journal touch a [`Disk`].
 
 pub mod disk;
+pub mod error;
+pub mod explain;
+pub mod layout;
 pub mod page;
+pub mod recover;
+pub mod ring;
+mod scan;
 
+pub use biplex_format::journal::Checkpoint;
 pub use disk::{Device, Disk, DiskError, DiskOp, DiskResult, DiskTicket};
+pub use error::{Damage, JournalFull, StoreError};
+pub use explain::{ExplainOptions, Explained, explain};
+pub use layout::{Identity, JOURNAL_BYTES_MIN, Layout, create, create_with};
 pub use page::{PAGE_BYTES, PageBuf};
+pub use recover::{Recovered, recover};
+pub use ring::{GROUP_BYTES_MAX, Group, Journal};

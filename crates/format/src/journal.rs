@@ -1,0 +1,488 @@
+//! The journal's own pages: superblock, segment header, group header. Entries between them are link records.
+//!
+//! ```text
+//! superblock | superblock | segment 0 | segment 1 | …
+//!                           segment = header page | group | group | …      group = header, records, zeros to 4 KiB
+//! ```
+//! Every page says where it belongs (journal, offset or index, sequence numbers) inside its checksum, so that
+//! bytes of an earlier lap of the ring, or of another journal, are never taken for current ones. A group's header
+//! also holds a checksum over its records' headers, and those hold one over their bodies: a group is whole or
+//! it is not there.
+
+use crate::crc32c;
+use crate::error::FormatError;
+use crate::record::site;
+use crate::volume::{VOLUME_ROW_BYTES, VOLUMES_MAX, decode_rows, encode_rows};
+use biplex_engine::message::VolumeGeometry;
+use biplex_engine::{SiteId, Stamp};
+use core::mem::offset_of;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Version of the journal's layout.
+pub const JOURNAL_VERSION: u16 = 1;
+/// Bytes of a superblock copy; there are two, at offset 0 and behind it.
+pub const SUPERBLOCK_BYTES: usize = 32 << 10;
+/// Bytes of the unit in which the journal is written.
+pub const JOURNAL_PAGE_BYTES: usize = 4096;
+/// Bytes of a group's header.
+pub const GROUP_HEADER_BYTES: usize = 128;
+/// How a superblock starts.
+pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"BPXJRNL\0";
+/// How a segment starts.
+pub const SEGMENT_MAGIC: [u8; 4] = *b"BPXS";
+/// How a group starts.
+pub const GROUP_MAGIC: [u8; 4] = *b"BPXG";
+
+/// What a site must know after a crash besides its entries. Rides in every group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Checkpoint {
+    /// No stamp beyond this time was ever issued by this site.
+    pub clock_ceiling: u64,
+    /// The cut at which the backing stores stand, synced.
+    pub destaged: Stamp,
+    /// Set while the site may lack entries that its peer was told are here, or the other way round: a resume must
+    /// reach back to this stamp.
+    pub resume_from: Option<Stamp>,
+    /// The journal identity that this site knows its peer by; 0 if it never met its peer.
+    pub peer_journal: u64,
+    /// How often the site was started on this journal.
+    pub run: u32,
+    /// Sequence number of the oldest segment that recovery needs. The journal sets this itself.
+    pub oldest_segment: u64,
+}
+
+impl Checkpoint {
+    /// That of a journal in which nothing was written yet.
+    pub const FIRST: Checkpoint = Checkpoint {
+        clock_ceiling: 0,
+        destaged: Stamp::ZERO,
+        resume_from: None,
+        peer_journal: 0,
+        run: 0,
+        oldest_segment: 0,
+    };
+}
+
+/// Bytes of a checkpoint in a header.
+pub const CHECKPOINT_BYTES: usize = 80;
+const FLAG_DESTAGED_B: u32 = 1;
+const FLAG_RESUME: u32 = 1 << 1;
+const FLAG_RESUME_B: u32 = 1 << 2;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct CheckpointBytes {
+    clock_ceiling: U64,
+    destaged_time: U64,
+    resume_time: U64,
+    peer_journal: U64,
+    oldest_segment: U64,
+    run: U32,
+    flags: U32,
+    spare: [u8; 32],
+}
+
+const _: () = assert!(size_of::<CheckpointBytes>() == CHECKPOINT_BYTES);
+
+/// Names, offsets and lengths of a checkpoint's fields, for the drawing's test.
+pub const CHECKPOINT_FIELDS: &[(&str, usize, usize)] = &[
+    ("clock ceiling", offset_of!(CheckpointBytes, clock_ceiling), 8),
+    ("destaged time", offset_of!(CheckpointBytes, destaged_time), 8),
+    ("resume time", offset_of!(CheckpointBytes, resume_time), 8),
+    ("peer journal", offset_of!(CheckpointBytes, peer_journal), 8),
+    ("oldest segment", offset_of!(CheckpointBytes, oldest_segment), 8),
+    ("run", offset_of!(CheckpointBytes, run), 4),
+    ("flags", offset_of!(CheckpointBytes, flags), 4),
+    ("spare", offset_of!(CheckpointBytes, spare), 32),
+];
+
+impl CheckpointBytes {
+    fn of(checkpoint: &Checkpoint) -> CheckpointBytes {
+        let b = |stamp: Stamp, flag: u32| match stamp.site {
+            SiteId::A => 0,
+            SiteId::B => flag,
+        };
+        let resume = checkpoint.resume_from.map_or(0, |stamp| FLAG_RESUME | b(stamp, FLAG_RESUME_B));
+        CheckpointBytes {
+            clock_ceiling: U64::new(checkpoint.clock_ceiling),
+            destaged_time: U64::new(checkpoint.destaged.time),
+            resume_time: U64::new(checkpoint.resume_from.map_or(0, |stamp| stamp.time)),
+            peer_journal: U64::new(checkpoint.peer_journal),
+            oldest_segment: U64::new(checkpoint.oldest_segment),
+            run: U32::new(checkpoint.run),
+            flags: U32::new(b(checkpoint.destaged, FLAG_DESTAGED_B) | resume),
+            spare: [0; 32],
+        }
+    }
+
+    fn read(&self) -> Result<Checkpoint, FormatError> {
+        let flags = self.flags.get();
+        let stamp = |time: U64, flag: u32| Stamp {
+            time: time.get(),
+            site: if flags & flag == 0 { SiteId::A } else { SiteId::B },
+        };
+        let checkpoint = Checkpoint {
+            clock_ceiling: self.clock_ceiling.get(),
+            destaged: stamp(self.destaged_time, FLAG_DESTAGED_B),
+            resume_from: (flags & FLAG_RESUME != 0).then(|| stamp(self.resume_time, FLAG_RESUME_B)),
+            peer_journal: self.peer_journal.get(),
+            run: self.run.get(),
+            oldest_segment: self.oldest_segment.get(),
+        };
+        if CheckpointBytes::of(&checkpoint).as_bytes() != self.as_bytes() {
+            return Err(FormatError::Field {
+                what: "flags or spare bytes of a checkpoint",
+                expected: 0,
+                found: u64::from(flags),
+            });
+        }
+        Ok(checkpoint)
+    }
+}
+
+/// A journal's identity and shape; written when the journal is complete, and never changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// Whose journal it is.
+    pub site: SiteId,
+    /// The pair's identity.
+    pub pair: u64,
+    /// Random identity of this journal.
+    pub journal: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// How many segments follow the superblocks.
+    pub segments: u32,
+    /// The volumes when the journal was made, for whoever inspects it.
+    pub volumes: Vec<VolumeGeometry>,
+}
+
+/// Bytes of a superblock before its volume rows.
+pub const SUPERBLOCK_HEAD_BYTES: usize = 64;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SuperblockHead {
+    magic: [u8; 8],
+    version: U16,
+    site: u8,
+    reserved: u8,
+    volumes: U32,
+    pair: U64,
+    journal: U64,
+    segment_bytes: U64,
+    segments: U32,
+    reserved_too: [u8; 20],
+}
+
+const _: () = assert!(size_of::<SuperblockHead>() == SUPERBLOCK_HEAD_BYTES);
+const _: () = assert!(SUPERBLOCK_HEAD_BYTES + VOLUMES_MAX * VOLUME_ROW_BYTES + 4 <= SUPERBLOCK_BYTES);
+
+/// Names, offsets and lengths of a superblock's fields, for the drawing's test.
+pub const SUPERBLOCK_FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", offset_of!(SuperblockHead, magic), 8),
+    ("version", offset_of!(SuperblockHead, version), 2),
+    ("site", offset_of!(SuperblockHead, site), 1),
+    ("reserved", offset_of!(SuperblockHead, reserved), 1),
+    ("volumes", offset_of!(SuperblockHead, volumes), 4),
+    ("pair", offset_of!(SuperblockHead, pair), 8),
+    ("journal", offset_of!(SuperblockHead, journal), 8),
+    ("segment bytes", offset_of!(SuperblockHead, segment_bytes), 8),
+    ("segments", offset_of!(SuperblockHead, segments), 4),
+    ("reserved too", offset_of!(SuperblockHead, reserved_too), 20),
+];
+
+/// Spells a superblock: [`SUPERBLOCK_BYTES`] bytes.
+///
+/// # Panics
+/// With more volumes, or longer names, than the configuration lets through.
+pub fn encode_superblock(superblock: &Superblock) -> Vec<u8> {
+    let head = SuperblockHead {
+        magic: SUPERBLOCK_MAGIC,
+        version: U16::new(JOURNAL_VERSION),
+        site: superblock.site as u8,
+        reserved: 0,
+        volumes: U32::new(superblock.volumes.len() as u32),
+        pair: U64::new(superblock.pair),
+        journal: U64::new(superblock.journal),
+        segment_bytes: U64::new(superblock.segment_bytes),
+        segments: U32::new(superblock.segments),
+        reserved_too: [0; 20],
+    };
+    let mut bytes = head.as_bytes().to_vec();
+    encode_rows(&superblock.volumes, &mut bytes);
+    bytes.resize(SUPERBLOCK_BYTES - 4, 0);
+    let crc = crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Reads a superblock.
+pub fn decode_superblock(bytes: &[u8]) -> Result<Superblock, FormatError> {
+    let what = "superblock";
+    let (head, _) = SuperblockHead::read_from_prefix(bytes).map_err(|_| FormatError::Short {
+        what,
+        expected: SUPERBLOCK_BYTES,
+        found: bytes.len(),
+    })?;
+    if head.magic != SUPERBLOCK_MAGIC {
+        return Err(FormatError::Magic {
+            what,
+            expected: u64::from_le_bytes(SUPERBLOCK_MAGIC),
+            found: u64::from_le_bytes(head.magic),
+        });
+    }
+    check_trailing_crc(what, bytes, SUPERBLOCK_BYTES)?;
+    if head.version.get() != JOURNAL_VERSION {
+        return Err(FormatError::Version { what, expected: JOURNAL_VERSION, found: head.version.get() });
+    }
+    let count = head.volumes.get() as usize;
+    let rows = bytes
+        .get(SUPERBLOCK_HEAD_BYTES..SUPERBLOCK_HEAD_BYTES + count.min(VOLUMES_MAX) * VOLUME_ROW_BYTES)
+        .unwrap_or_default();
+    let superblock = Superblock {
+        site: site(head.site)?,
+        pair: head.pair.get(),
+        journal: head.journal.get(),
+        segment_bytes: head.segment_bytes.get(),
+        segments: head.segments.get(),
+        volumes: decode_rows(rows, count)?,
+    };
+    demand_same(what, &encode_superblock(&superblock), bytes)?;
+    Ok(superblock)
+}
+
+/// The page at the start of a segment that was taken into use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    /// Random identity of the journal.
+    pub journal: u64,
+    /// Which segment of the file.
+    pub index: u32,
+    /// Grows by one for each segment taken into use; from 1.
+    pub seq: u64,
+    /// Sequence number of the segment before it in the log; 0 for the first. Not always `seq - 1`: a segment that
+    /// was filled with checkpoints alone is left out.
+    pub previous: u64,
+    /// Sequence number of the group that follows the last group of `previous`: that is where it ends.
+    pub previous_end: u64,
+    /// Sequence number of the first group in this segment.
+    pub first_group: u64,
+    /// As of the first group.
+    pub checkpoint: Checkpoint,
+}
+
+/// Bytes of a segment header page before its zeros.
+pub const SEGMENT_HEAD_BYTES: usize = 128;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SegmentHead {
+    magic: [u8; 4],
+    index: U32,
+    journal: U64,
+    seq: U64,
+    previous: U64,
+    previous_end: U64,
+    first_group: U64,
+    checkpoint: CheckpointBytes,
+}
+
+const _: () = assert!(size_of::<SegmentHead>() == SEGMENT_HEAD_BYTES);
+
+/// Names, offsets and lengths of a segment header's fields, for the drawing's test.
+pub const SEGMENT_FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", offset_of!(SegmentHead, magic), 4),
+    ("index", offset_of!(SegmentHead, index), 4),
+    ("journal", offset_of!(SegmentHead, journal), 8),
+    ("seq", offset_of!(SegmentHead, seq), 8),
+    ("previous", offset_of!(SegmentHead, previous), 8),
+    ("previous end", offset_of!(SegmentHead, previous_end), 8),
+    ("first group", offset_of!(SegmentHead, first_group), 8),
+    ("checkpoint", offset_of!(SegmentHead, checkpoint), CHECKPOINT_BYTES),
+];
+
+/// Spells a segment's header page: head, zeros, checksum of the page before it.
+pub fn encode_segment(segment: &SegmentHeader) -> [u8; JOURNAL_PAGE_BYTES] {
+    let head = SegmentHead {
+        magic: SEGMENT_MAGIC,
+        index: U32::new(segment.index),
+        journal: U64::new(segment.journal),
+        seq: U64::new(segment.seq),
+        previous: U64::new(segment.previous),
+        previous_end: U64::new(segment.previous_end),
+        first_group: U64::new(segment.first_group),
+        checkpoint: CheckpointBytes::of(&segment.checkpoint),
+    };
+    let mut page = [0; JOURNAL_PAGE_BYTES];
+    let (start, rest) = page.split_at_mut(SEGMENT_HEAD_BYTES);
+    start.copy_from_slice(head.as_bytes());
+    let (zeros, end) = rest.split_at_mut(JOURNAL_PAGE_BYTES - SEGMENT_HEAD_BYTES - 4);
+    let mut crc = crate::Crc32c::new();
+    crc.update(start);
+    crc.update(zeros);
+    end.copy_from_slice(&crc.value().to_le_bytes());
+    page
+}
+
+/// Reads a segment's header page.
+pub fn decode_segment(bytes: &[u8]) -> Result<SegmentHeader, FormatError> {
+    let what = "segment header";
+    let (head, _) = SegmentHead::read_from_prefix(bytes).map_err(|_| FormatError::Short {
+        what,
+        expected: JOURNAL_PAGE_BYTES,
+        found: bytes.len(),
+    })?;
+    check_magic(what, SEGMENT_MAGIC, head.magic)?;
+    check_trailing_crc(what, bytes, JOURNAL_PAGE_BYTES)?;
+    let segment = SegmentHeader {
+        journal: head.journal.get(),
+        index: head.index.get(),
+        seq: head.seq.get(),
+        previous: head.previous.get(),
+        previous_end: head.previous_end.get(),
+        first_group: head.first_group.get(),
+        checkpoint: head.checkpoint.read()?,
+    };
+    demand_same(what, &encode_segment(&segment), bytes)?;
+    Ok(segment)
+}
+
+/// The header of a group: what one durable append wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupHeader {
+    /// Random identity of the journal.
+    pub journal: u64,
+    /// Where in the file the group starts, in pages of [`JOURNAL_PAGE_BYTES`].
+    pub start_page: u32,
+    /// Pages of the whole group, this header included.
+    pub pages: u32,
+    /// Records in the group.
+    pub records: u32,
+    /// CRC-32C over the records' headers, one behind the other (each holds its body's).
+    pub records_crc: u32,
+    /// Sequence number of the segment.
+    pub segment_seq: u64,
+    /// Sequence number of the group; grows by one; from 1.
+    pub group_seq: u64,
+    /// What else to know.
+    pub checkpoint: Checkpoint,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct GroupHead {
+    magic: [u8; 4],
+    start_page: U32,
+    pages: U32,
+    records: U32,
+    journal: U64,
+    segment_seq: U64,
+    group_seq: U64,
+    checkpoint: CheckpointBytes,
+    records_crc: U32,
+    header_crc: U32,
+}
+
+const _: () = assert!(size_of::<GroupHead>() == GROUP_HEADER_BYTES);
+
+/// Names, offsets and lengths of a group header's fields, for the drawing's test.
+pub const GROUP_FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", offset_of!(GroupHead, magic), 4),
+    ("start page", offset_of!(GroupHead, start_page), 4),
+    ("pages", offset_of!(GroupHead, pages), 4),
+    ("records", offset_of!(GroupHead, records), 4),
+    ("journal", offset_of!(GroupHead, journal), 8),
+    ("segment seq", offset_of!(GroupHead, segment_seq), 8),
+    ("group seq", offset_of!(GroupHead, group_seq), 8),
+    ("checkpoint", offset_of!(GroupHead, checkpoint), CHECKPOINT_BYTES),
+    ("records crc", offset_of!(GroupHead, records_crc), 4),
+    ("header crc", offset_of!(GroupHead, header_crc), 4),
+];
+
+/// Spells a group's header.
+pub fn encode_group(group: &GroupHeader) -> [u8; GROUP_HEADER_BYTES] {
+    let mut head = GroupHead {
+        magic: GROUP_MAGIC,
+        start_page: U32::new(group.start_page),
+        pages: U32::new(group.pages),
+        records: U32::new(group.records),
+        journal: U64::new(group.journal),
+        segment_seq: U64::new(group.segment_seq),
+        group_seq: U64::new(group.group_seq),
+        checkpoint: CheckpointBytes::of(&group.checkpoint),
+        records_crc: U32::new(group.records_crc),
+        header_crc: U32::ZERO,
+    };
+    head.header_crc = U32::new(group_crc(&head));
+    zerocopy::transmute!(head)
+}
+
+fn group_crc(head: &GroupHead) -> u32 {
+    let (covered, _) = head.as_bytes().split_at(GROUP_HEADER_BYTES - 4);
+    crc32c(covered)
+}
+
+/// Reads a group's header.
+pub fn decode_group(bytes: &[u8]) -> Result<GroupHeader, FormatError> {
+    let what = "group header";
+    let (head, _) = GroupHead::read_from_prefix(bytes).map_err(|_| FormatError::Short {
+        what,
+        expected: GROUP_HEADER_BYTES,
+        found: bytes.len(),
+    })?;
+    check_magic(what, GROUP_MAGIC, head.magic)?;
+    let found = group_crc(&head);
+    if found != head.header_crc.get() {
+        return Err(FormatError::Checksum { what, expected: head.header_crc.get(), found });
+    }
+    Ok(GroupHeader {
+        journal: head.journal.get(),
+        start_page: head.start_page.get(),
+        pages: head.pages.get(),
+        records: head.records.get(),
+        records_crc: head.records_crc.get(),
+        segment_seq: head.segment_seq.get(),
+        group_seq: head.group_seq.get(),
+        checkpoint: head.checkpoint.read()?,
+    })
+}
+
+/// Whether bytes that are no group header look as if this one had been meant: some of its telling fields are
+/// there. Tells a group that was torn or damaged from bytes that merely lie there from an earlier lap.
+pub fn resembles_group(bytes: &[u8], journal: u64, segment_seq: u64, group_seq: u64) -> bool {
+    GroupHead::read_from_prefix(bytes).is_ok_and(|(head, _)| {
+        let here = head.segment_seq.get() == segment_seq && head.group_seq.get() == group_seq;
+        let ours = head.magic == GROUP_MAGIC && head.journal.get() == journal;
+        here || (ours && (head.segment_seq.get() == segment_seq || head.group_seq.get() == group_seq))
+    })
+}
+
+fn check_magic(what: &'static str, expected: [u8; 4], found: [u8; 4]) -> Result<(), FormatError> {
+    let number = |magic| u64::from(u32::from_le_bytes(magic));
+    if expected == found {
+        Ok(())
+    } else {
+        Err(FormatError::Magic { what, expected: number(expected), found: number(found) })
+    }
+}
+
+/// The last four bytes are the checksum of all before them.
+fn check_trailing_crc(what: &'static str, bytes: &[u8], expected: usize) -> Result<(), FormatError> {
+    let short = FormatError::Short { what, expected, found: bytes.len() };
+    let bytes = bytes.get(..expected).ok_or(short)?;
+    let (covered, crc) = bytes.split_last_chunk::<4>().ok_or(short)?;
+    let (expected, found) = (u32::from_le_bytes(*crc), crc32c(covered));
+    if expected == found { Ok(()) } else { Err(FormatError::Checksum { what, expected, found }) }
+}
+
+/// One meaning, one spelling.
+fn demand_same(what: &'static str, ours: &[u8], found: &[u8]) -> Result<(), FormatError> {
+    match ours.iter().zip(found).find(|(ours, found)| ours != found) {
+        None => Ok(()),
+        Some((ours, found)) => {
+            Err(FormatError::Field { what, expected: u64::from(*ours), found: u64::from(*found) })
+        }
+    }
+}

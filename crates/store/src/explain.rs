@@ -1,0 +1,249 @@
+//! What `biplex inspect FILE` prints: the journal in words. Only reads; tells damage instead of failing on it.
+
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::layout::read_superblock;
+use crate::scan::{FoundGroup, Plan, Scanner, SegmentRead};
+use biplex_engine::Stamp;
+use biplex_format::RecordHeader;
+use biplex_format::journal::{Checkpoint, SUPERBLOCK_BYTES, SegmentHeader};
+use std::collections::BTreeMap;
+
+/// How much to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExplainOptions {
+    /// A line for each group.
+    pub groups: bool,
+    /// A line for each record, too.
+    pub records: bool,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explained {
+    /// Entries in the log, up to the damage if there is any.
+    pub entries: u64,
+    /// Where a torn group would be cut off.
+    pub torn_at: Option<u64>,
+    /// Damage for which the journal could not be opened.
+    pub damage: Option<StoreError>,
+}
+
+/// Tells one segment's share of the log.
+#[derive(Default)]
+struct Share {
+    groups: u64,
+    records: u64,
+    bytes: u64,
+    stamps: Option<(Stamp, Stamp)>,
+}
+
+impl Share {
+    fn add(&mut self, group: &FoundGroup) {
+        self.groups += 1;
+        for record in &group.records {
+            self.records += 1;
+            self.bytes += record.header.body_bytes() as u64;
+            if let Ok(stamp) = record.header.stamp() {
+                let (oldest, newest) = self.stamps.unwrap_or((stamp, stamp));
+                self.stamps = Some((oldest.min(stamp), newest.max(stamp)));
+            }
+        }
+    }
+}
+
+/// Explains the journal on `disk`, line by line: a summary, the segments, and on request groups and records.
+///
+/// Errors: as for a recovery, as long as the superblock cannot be read; all later damage is told in the lines.
+pub fn explain(
+    disk: &mut dyn Disk,
+    options: ExplainOptions,
+    line: &mut dyn FnMut(String),
+) -> Result<Explained, StoreError> {
+    let (superblock, faults) = read_superblock(disk)?;
+    let mut scanner = Scanner::new(disk, superblock);
+    let segments = scanner.segments()?;
+    let (plan, mut damage) = match scanner.plan(&segments) {
+        Ok(plan) => (Some(plan), None),
+        Err(StoreError::Disk(error)) => return Err(StoreError::Disk(error)),
+        Err(error) => (None, Some(error)),
+    };
+    let mut shares: BTreeMap<u64, Share> = BTreeMap::new();
+    if let Some(plan) = &plan {
+        let walked = scanner.walk(plan, &mut |_, segment, _, group| {
+            shares.entry(segment.seq).or_default().add(group);
+            Ok(())
+        });
+        match walked {
+            Ok(()) => {}
+            Err(StoreError::Disk(error)) => return Err(StoreError::Disk(error)),
+            Err(error) => damage = Some(error),
+        }
+    }
+    let entries = shares.values().map(|share| share.records).sum();
+    let torn_at = plan.as_ref().and_then(|plan| plan.torn_at);
+    tell_superblock(&scanner, &faults, line);
+    tell_summary(&scanner, plan.as_ref(), &shares, line);
+    match &damage {
+        Some(error) => line(format!("state      DAMAGED: {error}")),
+        None => line("state      sound".to_owned()),
+    }
+    tell_segments(&scanner, &segments, plan.as_ref(), &shares, line);
+    if let Some(plan) = &plan
+        && (options.groups || options.records)
+    {
+        // Damage ends this walk where it ended the first one; it was told above.
+        match scanner.walk(plan, &mut |_, segment, at, group| {
+            tell_group(segment, at, group, options.records, line);
+            Ok(())
+        }) {
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(Explained { entries, torn_at, damage })
+}
+
+fn tell_superblock(
+    scanner: &Scanner<'_>,
+    faults: &[Option<biplex_format::FormatError>; 2],
+    line: &mut dyn FnMut(String),
+) {
+    let superblock = &scanner.superblock;
+    line(format!(
+        "journal    {:016x} of site {}, pair {:016x}",
+        superblock.journal, superblock.site, superblock.pair
+    ));
+    line(format!(
+        "size       {} bytes: {} segments of {}",
+        scanner.layout.bytes(),
+        superblock.segments,
+        superblock.segment_bytes
+    ));
+    for volume in &superblock.volumes {
+        let mode = match volume.mode {
+            0 => "async",
+            1 => "sync",
+            2 => "flush",
+            _ => "of unknown mode",
+        };
+        line(format!(
+            "volume     {} {:?} lun {} blocks {} {mode}",
+            volume.id, volume.name, volume.lun, volume.blocks
+        ));
+    }
+    for (copy, fault) in (0..).zip(faults) {
+        if let Some(fault) = fault {
+            let offset = copy * SUPERBLOCK_BYTES;
+            line(format!(
+                "warning    superblock at offset {offset} is damaged ({fault}); the other copy is whole"
+            ));
+        }
+    }
+}
+
+fn tell_summary(
+    scanner: &Scanner<'_>,
+    plan: Option<&Plan>,
+    shares: &BTreeMap<u64, Share>,
+    line: &mut dyn FnMut(String),
+) {
+    let Some(plan) = plan else { return };
+    let (groups, records, bytes) = shares.values().fold((0, 0, 0), |(groups, records, bytes), share| {
+        (groups + share.groups, records + share.records, bytes + share.bytes)
+    });
+    line(format!(
+        "log        {} of {} segments, {groups} groups, {records} records, {bytes} bytes of data",
+        plan.chain.len(),
+        scanner.layout.segments
+    ));
+    let range = shares.values().filter_map(|share| share.stamps).reduce(|all, one| {
+        let ((oldest, newest), (from, to)) = (all, one);
+        (oldest.min(from), newest.max(to))
+    });
+    if let Some((oldest, newest)) = range {
+        line(format!("stamps     {oldest} to {newest}"));
+    }
+    line(format!("checkpoint {}", checkpoint_words(&plan.checkpoint)));
+    match plan.torn_at {
+        Some(at) => line(format!("tail       a torn group at offset {at} would be cut off")),
+        None => line(format!("tail       whole; the next group goes to offset {}", plan.fill)),
+    }
+}
+
+fn checkpoint_words(checkpoint: &Checkpoint) -> String {
+    let resume =
+        checkpoint.resume_from.map_or("nothing to resume".to_owned(), |at| format!("resume from {at}"));
+    format!(
+        "run {}, destaged {}, clock ceiling {}, {resume}, peer journal {:016x}, oldest segment {}",
+        checkpoint.run,
+        checkpoint.destaged,
+        checkpoint.clock_ceiling,
+        checkpoint.peer_journal,
+        checkpoint.oldest_segment
+    )
+}
+
+fn tell_segments(
+    scanner: &Scanner<'_>,
+    segments: &[SegmentRead],
+    plan: Option<&Plan>,
+    shares: &BTreeMap<u64, Share>,
+    line: &mut dyn FnMut(String),
+) {
+    for (index, read) in (0..).zip(segments) {
+        let offset = scanner.layout.start(index);
+        let words = match read {
+            SegmentRead::Blank => "free, never used".to_owned(),
+            SegmentRead::Broken(damage) => format!("header does not read: {damage}"),
+            SegmentRead::Valid(header) => {
+                let live =
+                    plan.is_some_and(|plan| plan.chain.iter().any(|segment| segment.seq == header.seq));
+                let share = shares.get(&header.seq);
+                match (live, share) {
+                    (false, _) if plan.is_none() => format!("number {}", header.seq),
+                    (false, _) => format!("free, was number {}", header.seq),
+                    (true, None) => format!("number {}, no group", header.seq),
+                    (true, Some(share)) => {
+                        let stamps = share.stamps.map_or("no entries".to_owned(), |(oldest, newest)| {
+                            format!("stamps {oldest} to {newest}")
+                        });
+                        format!(
+                            "number {}, {} groups, {} records, {stamps}",
+                            header.seq, share.groups, share.records
+                        )
+                    }
+                }
+            }
+        };
+        line(format!("segment    {index} at {offset}: {words}"));
+    }
+}
+
+fn tell_group(
+    segment: &SegmentHeader,
+    at: u64,
+    group: &FoundGroup,
+    records: bool,
+    line: &mut dyn FnMut(String),
+) {
+    line(format!(
+        "group      {} at {at}, segment {}, {} pages, {} records, {}",
+        group.header.group_seq,
+        segment.index,
+        group.header.pages,
+        group.header.records,
+        checkpoint_words(&group.header.checkpoint)
+    ));
+    if records {
+        for record in &group.records {
+            line(format!("record     at {} {}", at + record.body.start as u64, record_words(&record.header)));
+        }
+    }
+}
+
+fn record_words(header: &RecordHeader) -> String {
+    match header.summary() {
+        Ok(words) => words,
+        Err(error) => format!("does not read: {error}"),
+    }
+}

@@ -1,0 +1,179 @@
+//! The shape of a journal and its making: two superblocks, then equal segments.
+
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::page::PAGE_BYTES;
+use biplex_engine::SiteId;
+use biplex_engine::message::VolumeGeometry;
+use biplex_format::FormatError;
+use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, decode_superblock, encode_superblock};
+
+/// Fewest segments: one being filled, one behind it, and the reserve.
+pub const SEGMENTS_MIN: u32 = 4;
+/// Smallest segment that holds the largest record, in bytes.
+const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+/// Largest segment chosen, in bytes.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Where the segments start.
+pub(crate) const SEGMENTS_START: u64 = 2 * SUPERBLOCK_BYTES as u64;
+/// Smallest journal for a site, in bytes.
+pub const JOURNAL_BYTES_MIN: u64 = SEGMENTS_START + SEGMENTS_MIN as u64 * SEGMENT_BYTES_MIN;
+/// Largest journal: its pages are numbered by 32 bits.
+const JOURNAL_BYTES_MAX: u64 = (u32::MAX as u64) * PAGE_BYTES as u64;
+
+/// Whose journal it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The site.
+    pub site: SiteId,
+    /// The pair's identity.
+    pub pair: u64,
+    /// Random identity of the journal; not 0.
+    pub journal: u64,
+    /// The volumes when it was made, for whoever inspects it.
+    pub volumes: Vec<VolumeGeometry>,
+}
+
+/// How a journal is cut into segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Bytes of a segment; a multiple of [`PAGE_BYTES`].
+    pub segment_bytes: u64,
+    /// How many there are.
+    pub segments: u32,
+}
+
+impl Layout {
+    /// The layout for a journal of at most `bytes`: segments of a 32nd of it, within 8 to 64 MiB.
+    pub fn for_bytes(bytes: u64) -> Result<Layout, StoreError> {
+        if bytes < JOURNAL_BYTES_MIN {
+            return Err(StoreError::TooSmall { bytes, needed: JOURNAL_BYTES_MIN });
+        }
+        let page = PAGE_BYTES as u64;
+        let segment_bytes = (bytes / 32 / page * page).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        Layout::with_segments(bytes, segment_bytes)
+    }
+
+    /// A layout with segments of a chosen size, as tests want them. An entry that does not fit into such a segment
+    /// must not be appended.
+    pub fn with_segments(bytes: u64, segment_bytes: u64) -> Result<Layout, StoreError> {
+        let page = PAGE_BYTES as u64;
+        let segment_bytes = (segment_bytes / page * page).max(2 * page);
+        let needed = SEGMENTS_START.saturating_add(segment_bytes.saturating_mul(u64::from(SEGMENTS_MIN)));
+        if bytes < needed {
+            return Err(StoreError::TooSmall { bytes, needed });
+        }
+        let too_large = StoreError::TooLarge { bytes, most: JOURNAL_BYTES_MAX };
+        if bytes > JOURNAL_BYTES_MAX {
+            return Err(too_large);
+        }
+        let segments = u32::try_from((bytes - SEGMENTS_START) / segment_bytes).map_err(|_| too_large)?;
+        Ok(Layout { segment_bytes, segments })
+    }
+
+    /// Bytes of the journal.
+    pub fn bytes(&self) -> u64 {
+        SEGMENTS_START + u64::from(self.segments) * self.segment_bytes
+    }
+
+    /// Where a segment starts.
+    pub(crate) fn start(&self, index: u32) -> u64 {
+        SEGMENTS_START + u64::from(index) * self.segment_bytes
+    }
+
+    /// The segment that a byte of the journal lies in.
+    pub(crate) fn index(&self, offset: u64) -> u32 {
+        u32::try_from(offset.saturating_sub(SEGMENTS_START) / self.segment_bytes)
+            .expect("every offset in the journal lies in one of its segments")
+    }
+}
+
+/// Makes a journal of `bytes` (or a little less): zeros everything, so that later appends need no allocation, and
+/// writes the superblocks last, so that an interrupted making is recognised ([`StoreError::Unfinished`]).
+/// `progress` hears bytes done and bytes to do.
+pub fn create(
+    disk: &mut dyn Disk,
+    bytes: u64,
+    identity: &Identity,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), StoreError> {
+    create_with(disk, Layout::for_bytes(bytes)?, identity, progress)
+}
+
+/// As [`create`], with a chosen layout.
+pub fn create_with(
+    disk: &mut dyn Disk,
+    layout: Layout,
+    identity: &Identity,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), StoreError> {
+    assert!(identity.journal != 0, "0 means that no journal is known");
+    let zeros = vec![0; 1 << 20];
+    let total = layout.bytes();
+    let mut done = 0;
+    // The superblocks of an older journal go first: from here on this is no journal until the end.
+    while done < total {
+        let piece = zeros.len().min(usize::try_from(total - done).unwrap_or(usize::MAX));
+        let (piece, _) = zeros.split_at(piece);
+        disk.write_at(done, piece)?;
+        if done == 0 {
+            disk.sync()?;
+        }
+        done += piece.len() as u64;
+        progress(done, total);
+    }
+    disk.sync()?;
+    let superblock = encode_superblock(&Superblock {
+        site: identity.site,
+        pair: identity.pair,
+        journal: identity.journal,
+        segment_bytes: layout.segment_bytes,
+        segments: layout.segments,
+        volumes: identity.volumes.clone(),
+    });
+    for copy in [1, 0] {
+        disk.write_at(copy * SUPERBLOCK_BYTES as u64, &superblock)?;
+        disk.sync()?;
+    }
+    Ok(())
+}
+
+/// Reads whichever superblock is whole.
+pub(crate) fn read_superblock(
+    disk: &mut dyn Disk,
+) -> Result<(Superblock, [Option<FormatError>; 2]), StoreError> {
+    let found = disk.len()?;
+    let mut copies = vec![0; 2 * SUPERBLOCK_BYTES];
+    if found < copies.len() as u64 {
+        return Err(StoreError::Truncated { expected: copies.len() as u64, found });
+    }
+    disk.read_at(0, &mut copies)?;
+    let (first, second) = copies.split_at(SUPERBLOCK_BYTES);
+    let (superblock, faults) = match (decode_superblock(first), decode_superblock(second)) {
+        (Ok(superblock), second) => (superblock, [None, second.err()]),
+        (Err(first), Ok(superblock)) => (superblock, [Some(first), None]),
+        (Err(_), Err(_)) if copies.iter().all(|byte| *byte == 0) => return Err(StoreError::Unfinished),
+        (Err(why), Err(_)) => return Err(StoreError::NotAJournal { why }),
+    };
+    let layout = Layout { segment_bytes: superblock.segment_bytes, segments: superblock.segments };
+    let page = PAGE_BYTES as u64;
+    let sound = layout.segments >= SEGMENTS_MIN
+        && layout.segment_bytes >= 2 * page
+        && layout.segment_bytes.is_multiple_of(page)
+        && layout
+            .segment_bytes
+            .checked_mul(u64::from(layout.segments))
+            .is_some_and(|bytes| bytes < JOURNAL_BYTES_MAX);
+    if !sound {
+        let why = FormatError::Field {
+            what: "segment size in the superblock",
+            expected: SEGMENT_BYTES_MIN,
+            found: layout.segment_bytes,
+        };
+        return Err(StoreError::NotAJournal { why });
+    }
+    if found < layout.bytes() {
+        return Err(StoreError::Truncated { expected: layout.bytes(), found });
+    }
+    Ok((superblock, faults))
+}

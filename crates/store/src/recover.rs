@@ -1,0 +1,105 @@
+//! From a journal on a disk to a [`Journal`] that runs: every durable entry is visited, in the order of its
+//! append; a torn tail is cut off; damage is an error, and nothing is skipped. It only reads, so it may itself be
+//! interrupted and repeated as often as anyone likes. What it visits was made durable first (one sync): a process
+//! that died may have left bytes in a cache that a later power failure would take away again.
+
+use crate::disk::Disk;
+use crate::error::{Damage, StoreError};
+use crate::layout::{Identity, read_superblock};
+use crate::ring::{Journal, Resume, Segment};
+use crate::scan::{Scanner, SegmentRead};
+use biplex_engine::mutant::{Mutant, planted};
+use biplex_engine::{Entry, JournalPos, SiteId, Stamp};
+use biplex_format::journal::Checkpoint;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a recovery found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovered {
+    /// The newest durable checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Whose journal it is.
+    pub identity: Identity,
+    /// Entries visited: all that the needed segments hold, those before the cut among them.
+    pub entries: u64,
+    /// Where a torn group was cut off. It was never reported durable to anyone.
+    pub torn_at: Option<u64>,
+}
+
+/// Opens a journal and visits every entry in it, oldest append first, with the place of its body.
+///
+/// `expect` is the site and pair that it must belong to. Memory: one group and the visited entry at a time.
+pub fn recover(
+    disk: &mut dyn Disk,
+    expect: Option<(SiteId, u64)>,
+    visit: &mut dyn FnMut(Entry, JournalPos),
+) -> Result<(Journal, Recovered), StoreError> {
+    let (superblock, _) = read_superblock(disk)?;
+    if let Some((expected_site, expected_pair)) = expect
+        && (superblock.site, superblock.pair) != (expected_site, expected_pair)
+    {
+        let (found_site, found_pair) = (superblock.site, superblock.pair);
+        return Err(StoreError::Foreign { expected_site, expected_pair, found_site, found_pair });
+    }
+    disk.sync()?;
+    let identity = Identity {
+        site: superblock.site,
+        pair: superblock.pair,
+        journal: superblock.journal,
+        volumes: superblock.volumes.clone(),
+    };
+    let mut scanner = Scanner::new(disk, superblock);
+    let segments = scanner.segments()?;
+    let plan = scanner.plan(&segments)?;
+    let mut newest: BTreeMap<u64, Stamp> = BTreeMap::new();
+    let mut entries = 0;
+    scanner.walk(&plan, &mut |scanner, segment, at, group| {
+        for record in &group.records {
+            let body = Bytes::copy_from_slice(scanner.bytes(record.body.clone()));
+            let entry = record.header.entry(body).map_err(|error| StoreError::Damaged {
+                segment: segment.index,
+                offset: at,
+                what: Damage::Format(error),
+            })?;
+            newest.entry(segment.seq).and_modify(|s| *s = (*s).max(entry.stamp)).or_insert(entry.stamp);
+            if planted(Mutant::RecoverOwnOnly) && entry.stamp.site != identity.site {
+                continue;
+            }
+            entries += 1;
+            visit(entry, JournalPos(at + record.body.start as u64));
+        }
+        Ok(())
+    })?;
+    let live: BTreeSet<u32> = plan.chain.iter().map(|segment| segment.index).collect();
+    let free = (0..)
+        .zip(&segments)
+        .filter(|(index, _)| !live.contains(index))
+        .map(|(index, read)| match read {
+            SegmentRead::Valid(header) => (header.seq, index),
+            SegmentRead::Blank | SegmentRead::Broken(_) => (0, index),
+        })
+        .collect();
+    let journal = Journal::resume(Resume {
+        journal: identity.journal,
+        pair: identity.pair,
+        layout: scanner.layout,
+        live: plan
+            .chain
+            .iter()
+            .map(|segment| Segment {
+                index: segment.index,
+                seq: segment.seq,
+                previous: segment.previous,
+                previous_end: segment.previous_end,
+                newest: newest.get(&segment.seq).copied(),
+            })
+            .collect(),
+        free,
+        fill: plan.fill,
+        next_group: plan.next_group,
+        next_segment: plan.next_segment,
+        checkpoint: plan.checkpoint,
+    });
+    Ok((journal, Recovered { checkpoint: plan.checkpoint, identity, entries, torn_at: plan.torn_at }))
+}

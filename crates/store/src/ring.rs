@@ -1,0 +1,487 @@
+//! The journal while a site runs: a ring of segments, filled by groups, without any I/O of its own.
+//!
+//! ```text
+//! append ─▶ open group ─▶ ready ─▶ under way ─▶ durable            recycle: durable checkpoint frees segments
+//!           (one)        (few)     (at most one)
+//! ```
+//! Invariants:
+//! - A record's place is fixed when it is appended; a group's sequence number and checkpoint when it is handed out.
+//! - Groups are handed out one at a time and in order, so appends become durable in order.
+//! - A segment is taken into use by the same durable order that writes its first group; its header page leads.
+//! - A segment is free only once a durable checkpoint says that recovery needs none of it, and no read is under
+//!   way in it. What is freed is a prefix of the log.
+//! - The reserve: entries are admitted only while [`RESERVE`] segments are free, so a group with nothing but a
+//!   checkpoint always finds room. It may fill a reserve segment; the next one then leaves that segment out of the
+//!   log (it holds no entry) and gives it back. So checkpoints can be written for ever while the hosts wait.
+
+use crate::error::JournalFull;
+use crate::layout::{Layout, SEGMENTS_START};
+use crate::page::{PAGE_BYTES, PageBuf};
+use biplex_engine::mutant::{Mutant, planted};
+use biplex_engine::{AppendSeq, Body, Entry, JournalPos, Stamp};
+use biplex_format::journal::{
+    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, encode_group, encode_segment,
+};
+use biplex_format::{BODY_BYTES_MAX, Crc32c, HEADER_BYTES, encode_entry_header};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Most bytes of a group: the largest record, and room for many small ones.
+pub const GROUP_BYTES_MAX: u64 = BODY_BYTES_MAX as u64 + (64 << 10);
+/// Segments that entries leave free, for checkpoints.
+pub const RESERVE: usize = 2;
+
+const PAGE: u64 = PAGE_BYTES as u64;
+const _: () = assert!(GROUP_HEADER_BYTES + HEADER_BYTES + BODY_BYTES_MAX <= GROUP_BYTES_MAX as usize);
+
+/// A group to write: one durable append to the journal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Where in the journal.
+    pub offset: u64,
+    /// What.
+    pub pages: PageBuf,
+    /// Every append up to this one is durable when it ends well.
+    pub upto: AppendSeq,
+    /// The checkpoint in it.
+    pub checkpoint: Checkpoint,
+}
+
+/// A segment of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Segment {
+    pub index: u32,
+    pub seq: u64,
+    pub previous: u64,
+    pub previous_end: u64,
+    /// The newest stamp in it; none while it holds no entry.
+    pub newest: Option<Stamp>,
+}
+
+/// A group being filled.
+#[derive(Debug)]
+struct Building {
+    segment_seq: u64,
+    offset: u64,
+    /// The header page of the segment that this group takes into use.
+    opens: Option<Opening>,
+    pages: PageBuf,
+    records: u32,
+    records_crc: Crc32c,
+    upto: AppendSeq,
+}
+
+/// How a newly taken segment hangs on to the log.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    index: u32,
+    previous: u64,
+    /// Known only when segments were left out between the two; otherwise it is the first group.
+    previous_end: Option<u64>,
+    /// A segment that is left out of the log from here on: free when this group is durable.
+    retires: Option<(u64, u32)>,
+}
+
+impl Building {
+    fn lead(&self) -> usize {
+        if self.opens.is_some() { PAGE_BYTES } else { 0 }
+    }
+
+    /// Where the group's own header lies.
+    fn start(&self) -> u64 {
+        self.offset + self.lead() as u64
+    }
+
+    /// Bytes of the group so far, header included.
+    fn bytes(&self) -> u64 {
+        (self.pages.filled() - self.lead()) as u64
+    }
+
+    /// First byte behind its last page.
+    fn end(&self) -> u64 {
+        self.start() + self.bytes().next_multiple_of(PAGE)
+    }
+}
+
+/// What a durable group gives back.
+#[derive(Debug)]
+struct UnderWay {
+    upto: AppendSeq,
+    checkpoint: Checkpoint,
+    retires: Option<(u64, u32)>,
+}
+
+/// What recovery found, to go on from.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub journal: u64,
+    pub pair: u64,
+    pub layout: Layout,
+    /// The log's segments, oldest first; the last is being filled.
+    pub live: VecDeque<Segment>,
+    /// Sequence number (0: none that reads) and index of those that are not in the log.
+    pub free: BTreeSet<(u64, u32)>,
+    /// Where the next group goes, if there is a segment.
+    pub fill: u64,
+    pub next_group: u64,
+    pub next_segment: u64,
+    pub checkpoint: Checkpoint,
+}
+
+/// The journal of a running site.
+#[derive(Debug)]
+pub struct Journal {
+    journal: u64,
+    pair: u64,
+    layout: Layout,
+    live: VecDeque<Segment>,
+    free: BTreeSet<(u64, u32)>,
+    /// Reads under way, per segment index.
+    pins: BTreeMap<u32, u32>,
+    /// Out of the log, but still being read.
+    held: BTreeSet<(u64, u32)>,
+    /// Where the next group would start, the open one apart.
+    fill: u64,
+    next_group: u64,
+    next_segment: u64,
+    open: Option<Building>,
+    ready: VecDeque<Building>,
+    under_way: Option<UnderWay>,
+    appended: AppendSeq,
+    checkpoint: Checkpoint,
+    /// The oldest segment by the newest durable checkpoint.
+    oldest_durable: u64,
+    wanted: bool,
+    groups: u64,
+    written: u64,
+}
+
+impl Journal {
+    pub(crate) fn resume(found: Resume) -> Journal {
+        Journal {
+            journal: found.journal,
+            pair: found.pair,
+            layout: found.layout,
+            live: found.live,
+            free: found.free,
+            pins: BTreeMap::new(),
+            held: BTreeSet::new(),
+            fill: found.fill,
+            next_group: found.next_group,
+            next_segment: found.next_segment,
+            open: None,
+            ready: VecDeque::new(),
+            under_way: None,
+            appended: AppendSeq(0),
+            oldest_durable: found.checkpoint.oldest_segment,
+            checkpoint: found.checkpoint,
+            wanted: false,
+            groups: 0,
+            written: 0,
+        }
+    }
+
+    /// Journal bytes that one entry takes at worst: alone in a group, in whole pages. (The rest of a segment into
+    /// which it does not fit is not counted.)
+    pub fn footprint(entry: &Entry) -> u64 {
+        ((GROUP_HEADER_BYTES + HEADER_BYTES + entry.body.stored_bytes()) as u64).next_multiple_of(PAGE)
+    }
+
+    /// Takes an entry into the open group; says its number and where its body will lie. Full means: nothing was
+    /// changed, and a destage has to free a segment first (E1.8: the hosts wait).
+    ///
+    /// # Panics
+    /// If the entry could not fit into any segment: the layout for a site holds the largest that a front end lets in.
+    pub fn append(&mut self, entry: &Entry) -> Result<(AppendSeq, JournalPos), JournalFull> {
+        let alone = Journal::footprint(entry);
+        assert!(alone + PAGE <= self.layout.segment_bytes, "an entry of {alone} bytes fits into no segment");
+        let room = self.fill_end().is_some_and(|end| self.fill_now() + alone <= end);
+        let spare = if room { self.free.len() } else { self.free.len().saturating_sub(1) };
+        if spare < RESERVE {
+            return Err(JournalFull);
+        }
+        let record = (HEADER_BYTES + entry.body.stored_bytes()) as u64;
+        let joins = room
+            && self.open.as_ref().is_some_and(|open| {
+                open.bytes() + record <= GROUP_BYTES_MAX
+                    && open.start() + (open.bytes() + record).next_multiple_of(PAGE)
+                        <= self.layout.start(self.layout.index(open.offset)) + self.layout.segment_bytes
+            });
+        let mut group = match self.open.take() {
+            Some(open) if joins => open,
+            open => {
+                if let Some(open) = open {
+                    self.fill = open.end();
+                    self.ready.push_back(open);
+                }
+                self.new_group(alone)
+            }
+        };
+        self.appended.0 += 1;
+        group.upto = self.appended;
+        let header = encode_entry_header(self.pair, entry);
+        group.records += 1;
+        group.records_crc.update(&header);
+        group.pages.extend_from_slice(&header);
+        let pos = JournalPos(group.offset + group.pages.filled() as u64);
+        match &entry.body {
+            Body::Data(bytes) | Body::Fill(bytes) => group.pages.extend_from_slice(bytes),
+            Body::Unmap => {}
+        }
+        self.open = Some(group);
+        let segment = self.live.back_mut().expect("a group was opened in the newest segment");
+        segment.newest = segment.newest.max(Some(entry.stamp));
+        Ok((self.appended, pos))
+    }
+
+    /// What the next groups carry. `oldest_segment` is the journal's own to set.
+    pub fn set_checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.checkpoint = checkpoint;
+    }
+
+    /// The checkpoint that the next group carries.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.checkpoint
+    }
+
+    /// Asks for a group even if there is nothing to append, so that the checkpoint becomes durable.
+    pub fn request_group(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The next group to write. None while one is under way, or when there is nothing to write.
+    pub fn next_group(&mut self) -> Option<Group> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let building = match self.ready.pop_front() {
+            Some(building) => building,
+            None => match self.open.take() {
+                Some(open) => {
+                    self.fill = open.end();
+                    open
+                }
+                None if self.wanted => {
+                    let building = self.new_group(PAGE);
+                    self.fill = building.end();
+                    building
+                }
+                None => return None,
+            },
+        };
+        self.wanted = false;
+        Some(self.seal(building))
+    }
+
+    /// The group under way is durable: which appends, and which checkpoint.
+    ///
+    /// # Panics
+    /// If none is under way.
+    pub fn group_done(&mut self) -> (AppendSeq, Checkpoint) {
+        let done = self.under_way.take().expect("a group is under way");
+        self.oldest_durable = done.checkpoint.oldest_segment;
+        if let Some((seq, index)) = done.retires {
+            self.release(seq, index);
+        }
+        (done.upto, done.checkpoint)
+    }
+
+    /// Frees the segments whose entries all are at or before `destaged`, as far as a durable checkpoint no longer
+    /// needs them. To be called when a checkpoint with this cut has become durable.
+    pub fn recycle(&mut self, destaged: Stamp) {
+        while self.live.len() > 1
+            && let Some(oldest) = self.live.front().copied()
+            && oldest.seq < self.oldest_durable
+            && !needed(&oldest, destaged)
+        {
+            self.live.pop_front();
+            self.release(oldest.seq, oldest.index);
+        }
+    }
+
+    /// A read is under way at `pos`: its segment keeps its bytes until the [`Journal::unpin`].
+    pub fn pin(&mut self, pos: JournalPos) {
+        *self.pins.entry(self.layout.index(pos.0)).or_default() += 1;
+    }
+
+    /// A read at `pos` has ended.
+    ///
+    /// # Panics
+    /// Without its [`Journal::pin`].
+    pub fn unpin(&mut self, pos: JournalPos) {
+        let index = self.layout.index(pos.0);
+        let readers = self.pins.get_mut(&index).expect("each unpin follows its pin");
+        *readers -= 1;
+        if *readers == 0 {
+            self.pins.remove(&index);
+            if let Some(held) = self.held.iter().copied().find(|(_, held)| *held == index) {
+                self.held.remove(&held);
+                self.free.insert(held);
+            }
+        }
+    }
+
+    /// Bytes of the ring that hold the log, or are still being read.
+    pub fn used_bytes(&self) -> u64 {
+        let whole = (self.live.len().saturating_sub(1) + self.held.len()) as u64 * self.layout.segment_bytes;
+        let newest = self.live.back().map_or(0, |newest| self.fill_now() - self.layout.start(newest.index));
+        whole + newest
+    }
+
+    /// Bytes of the ring that entries may fill: all but the reserve.
+    pub fn capacity_bytes(&self) -> u64 {
+        (u64::from(self.layout.segments) - RESERVE as u64) * self.layout.segment_bytes
+    }
+
+    /// Bytes of the whole journal.
+    pub fn file_bytes(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    /// Groups handed out in this run.
+    pub fn groups(&self) -> u64 {
+        self.groups
+    }
+
+    /// Bytes handed out in this run, headers and padding included.
+    pub fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// The disk read that covers `len` bytes at `pos`: offset and length in whole sectors, and how many of its first
+    /// bytes to skip.
+    pub fn read_order(pos: JournalPos, len: usize) -> (u64, u32, usize) {
+        const SECTOR: u64 = 512;
+        let offset = pos.0 / SECTOR * SECTOR;
+        let end = (pos.0 + len as u64).next_multiple_of(SECTOR);
+        let bytes = u32::try_from(end - offset).expect("a body has at most BODY_BYTES_MAX bytes");
+        (offset, bytes, usize::try_from(pos.0 - offset).expect("less than a sector"))
+    }
+
+    /// Where the next group would start.
+    fn fill_now(&self) -> u64 {
+        self.open.as_ref().map_or(self.fill, Building::end)
+    }
+
+    /// End of the segment being filled.
+    fn fill_end(&self) -> Option<u64> {
+        self.live.back().map(|newest| self.layout.start(newest.index) + self.layout.segment_bytes)
+    }
+
+    /// Starts a group with room for `bytes`, in the newest segment or in a new one.
+    fn new_group(&mut self, bytes: u64) -> Building {
+        let room = self.fill_end().is_some_and(|end| self.fill + bytes <= end);
+        let (offset, opens) = if room { (self.fill, None) } else { self.take_segment() };
+        let newest = self.live.back().expect("there is a newest segment now");
+        let mut building = Building {
+            segment_seq: newest.seq,
+            offset,
+            opens,
+            pages: PageBuf::with_capacity(16 * PAGE_BYTES),
+            records: 0,
+            records_crc: Crc32c::new(),
+            upto: self.appended,
+        };
+        if building.opens.is_some() {
+            building.pages.extend_from_slice(&[0; PAGE_BYTES]);
+        }
+        building.pages.extend_from_slice(&[0; GROUP_HEADER_BYTES]);
+        building
+    }
+
+    fn take_segment(&mut self) -> (u64, Option<Opening>) {
+        let (_, index) =
+            self.free.pop_first().expect("the reserve leaves a free segment to every checkpoint");
+        let seq = self.next_segment;
+        self.next_segment += 1;
+        let mut opening = Opening { index, previous: 0, previous_end: None, retires: None };
+        match self.live.back().copied() {
+            None => {}
+            // Nothing but checkpoints in it: the log goes on from the segment before it.
+            Some(last) if last.newest.is_none() => {
+                self.live.pop_back();
+                opening.previous = last.previous;
+                opening.previous_end = Some(last.previous_end);
+                opening.retires = Some((last.seq, last.index));
+            }
+            Some(last) => opening.previous = last.seq,
+        }
+        self.live.push_back(Segment {
+            index,
+            seq,
+            previous: opening.previous,
+            previous_end: 0,
+            newest: None,
+        });
+        (self.layout.start(index), Some(opening))
+    }
+
+    fn seal(&mut self, mut building: Building) -> Group {
+        let group_seq = self.next_group;
+        self.next_group += 1;
+        let checkpoint =
+            Checkpoint { oldest_segment: self.oldest_needed(building.segment_seq), ..self.checkpoint };
+        let group = GroupHeader {
+            journal: self.journal,
+            start_page: page_number(building.start()),
+            pages: page_number(building.end() - building.start()),
+            records: building.records,
+            records_crc: building.records_crc.value(),
+            segment_seq: building.segment_seq,
+            group_seq,
+            checkpoint,
+        };
+        let lead = building.lead();
+        building.pages.pad_to_page();
+        let (front, rest) = building.pages.as_mut_bytes().split_at_mut(lead);
+        let (header, _) = rest.split_at_mut(GROUP_HEADER_BYTES);
+        header.copy_from_slice(&encode_group(&group));
+        if let Some(opens) = building.opens {
+            let previous_end = opens.previous_end.unwrap_or(group_seq);
+            front.copy_from_slice(&encode_segment(&SegmentHeader {
+                journal: self.journal,
+                index: opens.index,
+                seq: building.segment_seq,
+                previous: opens.previous,
+                previous_end,
+                first_group: group_seq,
+                checkpoint,
+            }));
+            if let Some(segment) = self.live.iter_mut().find(|segment| segment.seq == building.segment_seq) {
+                segment.previous_end = previous_end;
+            }
+        }
+        self.under_way = Some(UnderWay {
+            upto: building.upto,
+            checkpoint,
+            retires: building.opens.and_then(|opens| opens.retires),
+        });
+        self.groups += 1;
+        self.written += building.pages.as_bytes().len() as u64;
+        Group { offset: building.offset, pages: building.pages, upto: building.upto, checkpoint }
+    }
+
+    /// The oldest segment that recovery needs by the present cut, for a group in segment `writing`.
+    fn oldest_needed(&self, writing: u64) -> u64 {
+        let oldest = self.live.iter().find(|segment| needed(segment, self.checkpoint.destaged));
+        oldest.map_or(writing, |segment| segment.seq.min(writing))
+    }
+
+    fn release(&mut self, seq: u64, index: u32) {
+        if self.pins.contains_key(&index) {
+            self.held.insert((seq, index));
+        } else {
+            self.free.insert((seq, index));
+        }
+    }
+}
+
+/// Whether recovery needs a segment when the backing stores stand at `destaged`.
+fn needed(segment: &Segment, destaged: Stamp) -> bool {
+    segment.newest.is_some_and(|newest| newest > destaged) && !planted(Mutant::RecycleTooEarly)
+}
+
+fn page_number(bytes: u64) -> u32 {
+    u32::try_from(bytes / PAGE).expect("a layout has at most 2^32 pages")
+}
+
+const _: () = assert!(SEGMENTS_START.is_multiple_of(PAGE));
