@@ -372,7 +372,7 @@ impl Engine {
         }
     }
 
-    /// Takes in an entry that recovery found, in journal order. Its body stays in the journal.
+    /// Takes in an entry that recovery found, in journal order. Its data stays in the journal and need not be given.
     pub fn recover_entry(&mut self, entry: &Entry, pos: JournalPos) {
         if entry.stamp <= self.cuts.destaged || self.knows(entry.stamp) {
             return;
@@ -385,7 +385,8 @@ impl Engine {
         self.hold(entry, body, AppendSeq(0), Some(pos));
         self.clock.observe(entry.stamp.time);
         if entry.stamp.site == self.config.site {
-            self.outbound.charge(entry.stamp, charge(entry.body.stored_bytes() as u64));
+            let bytes = self.entries[entry.stamp.site.index()].get(&entry.stamp).map_or(0, Held::charge);
+            self.outbound.charge(entry.stamp, bytes);
         }
     }
 
@@ -424,8 +425,9 @@ impl Engine {
     }
 
     /// An [`Action::Append`] has its place in the journal.
-    pub fn handle_appended(&mut self, stamp: Stamp, pos: JournalPos) {
+    pub fn handle_appended(&mut self, stamp: Stamp, append: AppendSeq, pos: JournalPos) {
         if let Some(held) = self.entries[stamp.site.index()].get_mut(&stamp) {
+            assert_eq!(held.append, append, "engine and journal count appends alike");
             held.pos = Some(pos);
         }
     }

@@ -1,5 +1,7 @@
 //! The site's two doors: [`Event`]s that come in, [`Action`]s that go out, and how a site is configured.
 
+pub use biplex_engine::engine::{Mode, Severity};
+pub use biplex_engine::hold::TableKind;
 use biplex_engine::{HostId, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, ConnId, TaskId};
@@ -139,19 +141,6 @@ pub enum Action {
     Drained,
 }
 
-/// How much a notice matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Severity {
-    /// For someone who looks closely.
-    Debug,
-    /// Normal life.
-    Info,
-    /// Something to look at.
-    Warning,
-    /// Data or service is in danger.
-    Alarm,
-}
-
 /// A line for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notice {
@@ -159,26 +148,6 @@ pub struct Notice {
     pub severity: Severity,
     /// What happened, in words, with what the operator can do where there is something.
     pub text: String,
-}
-
-/// When a write's completion is given to the host. Ordinals are on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Mode {
-    /// Durable at this site (embodiment 1).
-    Async = 0,
-    /// Durable at both sites (embodiment 2).
-    Sync = 1,
-    /// Durable at this site; FUA writes and SYNCHRONIZE CACHE wait for both.
-    Flush = 2,
-}
-
-/// Which hold table (E1.M): indexed with trim and map, or the plain newest-first list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub enum TableKind {
-    Indexed,
-    Plain,
 }
 
 /// A volume of the site.

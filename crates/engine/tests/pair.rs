@@ -1,0 +1,344 @@
+//! Two engines joined back to back: each test drives a few facts in and asserts the orders that come out.
+
+use biplex_engine::engine::*;
+use biplex_engine::hold::TableKind;
+use biplex_engine::hosts::{HostWrite, WritePart};
+use biplex_engine::message::{Message, VolumeGeometry};
+use biplex_engine::*;
+use bytes::Bytes;
+
+const MS: u64 = 1_000_000;
+const VOLUME: VolumeId = VolumeId(7);
+
+fn config(site: SiteId, mode: Mode) -> Config {
+    let geometry = VolumeGeometry { id: VOLUME, name: "vol0".into(), lun: 0, blocks: 64, mode: mode as u8 };
+    Config {
+        site,
+        pair: 1,
+        volumes: vec![(geometry, mode)],
+        hold_time: 100 * MS,
+        hold_every: 50 * MS,
+        table: TableKind::Indexed,
+        hold_memory: 1 << 20,
+        journal_usable: 1 << 20,
+        max_offset: 500 * MS,
+        lease: 400 * MS,
+        wait_max: 1_000 * MS,
+    }
+}
+
+/// Two engines, journals that keep everything, and a line that the test moves by hand.
+struct Pair {
+    engines: [Engine; 2],
+    now: Now,
+    /// On the way to A, on the way to B.
+    wire: [Vec<Message>; 2],
+    appended: [u64; 2],
+    seen: [Vec<Action>; 2],
+}
+
+impl Pair {
+    fn new(mode: Mode) -> Pair {
+        let now = Now { wall: 1_000_000 * MS, mono: 5_000 * MS };
+        let engines = SiteId::BOTH.map(|site| {
+            let checkpoint = Checkpoint {
+                clock_ceiling: 0,
+                destaged: Stamp::ZERO,
+                resume_from: None,
+                peer_journal: 0,
+                run: 0,
+            };
+            let recovered = Recovered { journal: 100 + site as u64, checkpoint };
+            let mut engine = Engine::new(config(site, mode), &recovered, now);
+            engine.recovered(now);
+            engine
+        });
+        let mut pair =
+            Pair { engines, now, wire: [vec![], vec![]], appended: [0, 0], seen: [vec![], vec![]] };
+        for site in SiteId::BOTH {
+            pair.drain(site);
+            pair.make_durable(site);
+        }
+        pair
+    }
+
+    fn paired(mode: Mode) -> Pair {
+        let mut pair = Pair::new(mode);
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_connected(pair.now);
+            pair.drain(site);
+        }
+        for _ in 0..8 {
+            pair.settle();
+            pair.pass(2 * MS);
+        }
+        assert!(SiteId::BOTH.iter().all(|site| pair.engines[site.index()].serving(pair.now, VOLUME)));
+        pair.seen = [vec![], vec![]];
+        pair
+    }
+
+    /// Carries orders out as far as they need no disk.
+    fn drain(&mut self, site: SiteId) {
+        let i = site.index();
+        self.engines[i].handle_batch_end(self.now);
+        while let Some(action) = self.engines[i].poll() {
+            match &action {
+                Action::Append(entry) => {
+                    self.appended[i] += 1;
+                    let pos = JournalPos(self.appended[i] * 8192);
+                    self.engines[i].handle_appended(entry.stamp, AppendSeq(self.appended[i]), pos);
+                }
+                Action::Send(message) => self.wire[1 - i].push(message.clone()),
+                Action::Destage { cut, .. } => self.engines[i].handle_destaged(self.now, *cut, Ok(())),
+                _ => {}
+            }
+            self.seen[i].push(action);
+        }
+    }
+
+    fn make_durable(&mut self, site: SiteId) {
+        let i = site.index();
+        let checkpoint = self.engines[i].checkpoint(self.now);
+        self.engines[i].handle_durable(self.now, AppendSeq(self.appended[i]), &checkpoint);
+        self.drain(site);
+    }
+
+    fn deliver(&mut self, to: SiteId) {
+        for message in std::mem::take(&mut self.wire[to.index()]) {
+            self.engines[to.index()].handle_message(self.now, message);
+        }
+        self.drain(to);
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..6 {
+            for site in SiteId::BOTH {
+                self.deliver(site);
+                self.make_durable(site);
+            }
+        }
+    }
+
+    fn pass(&mut self, time: u64) {
+        self.now = Now { wall: self.now.wall + time, mono: self.now.mono + time };
+        for site in SiteId::BOTH {
+            self.engines[site.index()].handle_tick(self.now);
+            self.drain(site);
+        }
+    }
+
+    fn write(&mut self, site: SiteId, op: u64, lba: u64, blocks: u64, value: u8) {
+        let extent = Extent::new(Lba(lba), blocks).expect("not empty");
+        let body = Body::Data(Bytes::from(vec![value; extent.bytes() as usize]));
+        let parts = vec![WritePart { extent, body, body_crc: 0 }];
+        let write = HostWrite { volume: VOLUME, host: HostId(9), parts, fua: false };
+        self.engines[site.index()].handle_write(self.now, OpId(op), write);
+        self.drain(site);
+    }
+
+    fn read(&mut self, site: SiteId, op: u64, lba: u64, blocks: u64) {
+        let extent = Extent::new(Lba(lba), blocks).expect("not empty");
+        self.engines[site.index()].handle_read(self.now, OpId(op), VOLUME, extent);
+        self.drain(site);
+    }
+
+    fn outcome(&self, site: SiteId, op: u64) -> Option<Outcome> {
+        self.seen[site.index()].iter().find_map(|action| match action {
+            Action::Complete { op: found, outcome } if *found == OpId(op) => Some(*outcome),
+            _ => None,
+        })
+    }
+
+    fn served(&self, site: SiteId, op: u64) -> Option<Vec<(u64, u64, Option<u8>)>> {
+        self.seen[site.index()].iter().find_map(|action| match action {
+            Action::Serve { op: found, pieces, .. } if *found == OpId(op) => Some(
+                pieces
+                    .iter()
+                    .map(|piece| {
+                        let value = match &piece.source {
+                            Source::Memory(bytes) => Some(bytes[0]),
+                            _ => None,
+                        };
+                        (piece.extent.start().0, piece.extent.blocks(), value)
+                    })
+                    .collect(),
+            ),
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn an_async_write_is_held_journaled_mirrored_and_completed_in_that_order() {
+    let mut pair = Pair::paired(Mode::Async);
+    pair.write(SiteId::A, 1, 8, 2, 0x11);
+    let kinds: Vec<&str> = pair.seen[0]
+        .iter()
+        .map(|action| match action {
+            Action::Append(_) => "append",
+            Action::Send(Message::Entry(_)) => "mirror",
+            Action::Complete { .. } => "complete",
+            other => panic!("unexpected {other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["append", "mirror"]);
+    assert_eq!(pair.outcome(SiteId::A, 1), None, "not before its journal has it");
+    pair.make_durable(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done), "and then without the peer (E1.9)");
+}
+
+#[test]
+fn a_sync_write_completes_only_when_both_journals_have_it() {
+    let mut pair = Pair::paired(Mode::Sync);
+    pair.write(SiteId::A, 1, 8, 2, 0x11);
+    pair.make_durable(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), None);
+    pair.deliver(SiteId::B);
+    pair.deliver(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), None, "the peer has it, but not durable");
+    pair.make_durable(SiteId::B);
+    pair.deliver(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done));
+}
+
+#[test]
+fn a_read_waits_for_the_newest_pending_write_and_for_nothing_else() {
+    let mut pair = Pair::paired(Mode::Sync);
+    pair.write(SiteId::A, 1, 8, 2, 0x11);
+    pair.make_durable(SiteId::A);
+    pair.read(SiteId::A, 2, 8, 2);
+    pair.read(SiteId::A, 3, 20, 2);
+    assert_eq!(pair.served(SiteId::A, 2), None, "the peer may lose it yet");
+    assert_eq!(pair.served(SiteId::A, 3), Some(vec![(20, 2, None)]));
+    pair.settle();
+    assert_eq!(pair.served(SiteId::A, 2), Some(vec![(8, 2, Some(0x11))]));
+    pair.read(SiteId::B, 4, 7, 4);
+    assert_eq!(pair.served(SiteId::B, 4), Some(vec![(7, 1, None), (8, 2, Some(0x11)), (10, 1, None)]));
+}
+
+#[test]
+fn crossing_writes_end_equal_at_both_sites_and_the_tie_goes_to_b() {
+    let mut pair = Pair::paired(Mode::Sync);
+    pair.write(SiteId::A, 1, 8, 4, 0xaa);
+    pair.write(SiteId::B, 1, 10, 4, 0xbb);
+    pair.settle();
+    let rows = pair
+        .engines
+        .each_ref()
+        .map(|engine| engine.rows().into_iter().map(|row| (row.stamp, row.extent)).collect::<Vec<_>>());
+    assert_eq!(rows[0], rows[1]);
+    for site in SiteId::BOTH {
+        pair.read(site, 2, 8, 6);
+        assert_eq!(pair.served(site, 2), Some(vec![(8, 2, Some(0xaa)), (10, 4, Some(0xbb))]));
+    }
+    assert_eq!(pair.engines[0].conflicts(0).len(), 1);
+}
+
+#[test]
+fn a_cut_waits_for_hold_time_ack_and_promise_then_both_destage_the_same_and_digests_agree() {
+    let mut pair = Pair::paired(Mode::Async);
+    pair.write(SiteId::A, 1, 8, 4, 0xaa);
+    for _ in 0..10 {
+        pair.pass(10 * MS);
+        pair.make_durable(SiteId::A);
+    }
+    let early = pair.seen.iter().flatten().any(|action| matches!(action, Action::Destage { .. }));
+    assert!(!early, "the line has not delivered anything yet");
+    for _ in 0..40 {
+        pair.settle();
+        pair.pass(10 * MS);
+    }
+    let cuts = pair.seen.each_ref().map(|seen| {
+        let found = seen.iter().find_map(|action| match action {
+            Action::Destage { cut, pieces } => Some((*cut, pieces.clone())),
+            _ => None,
+        });
+        found.expect("destaged")
+    });
+    assert_eq!(cuts[0], cuts[1]);
+    let view = pair.engines[0].cut_view();
+    assert!(view.equal > 0 && view.different == 0, "{view:?}");
+    assert_eq!(pair.engines[0].held_entries(), 0);
+}
+
+#[test]
+fn without_the_line_sync_hosts_are_told_to_retry_and_async_hosts_are_served() {
+    for (mode, expected) in [(Mode::Sync, Outcome::NotReady), (Mode::Async, Outcome::Done)] {
+        let mut pair = Pair::paired(mode);
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_closed(pair.now);
+        }
+        pair.write(SiteId::A, 1, 0, 1, 1);
+        for _ in 0..12 {
+            pair.make_durable(SiteId::A);
+            pair.pass(100 * MS);
+        }
+        assert_eq!(pair.outcome(SiteId::A, 1), Some(expected));
+        assert_eq!(pair.wire[1].iter().filter(|m| matches!(m, Message::Entry(_))).count(), 0);
+    }
+}
+
+#[test]
+fn after_a_cut_line_the_stream_resumes_from_the_frontier_and_nothing_is_applied_twice() {
+    let mut pair = Pair::paired(Mode::Async);
+    pair.write(SiteId::A, 1, 0, 1, 1);
+    pair.settle();
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_closed(pair.now);
+    }
+    pair.write(SiteId::A, 2, 1, 1, 2);
+    pair.write(SiteId::B, 3, 1, 2, 3);
+    pair.settle();
+    pair.wire = [vec![], vec![]];
+    pair.seen = [vec![], vec![]];
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_connected(pair.now);
+        pair.drain(site);
+    }
+    for _ in 0..4 {
+        pair.settle();
+        pair.pass(MS);
+    }
+    let sent = pair
+        .seen
+        .each_ref()
+        .map(|seen| seen.iter().filter(|action| matches!(action, Action::Send(Message::Entry(_)))).count());
+    assert_eq!(sent, [1, 1], "only what the other lacked");
+    let rows = pair.engines.each_ref().map(|engine| engine.rows());
+    assert_eq!(
+        rows[0].iter().map(|row| (row.stamp, row.extent)).collect::<Vec<_>>(),
+        rows[1].iter().map(|row| (row.stamp, row.extent)).collect::<Vec<_>>()
+    );
+    pair.engines.iter().for_each(|engine| engine.check().expect("invariants hold"));
+}
+
+#[test]
+fn a_peer_with_another_geometry_clock_or_journal_is_refused_with_a_remedy() {
+    for (what, expected) in [
+        ("size", "make them equal"),
+        ("clock", "set the clocks"),
+        ("hold", "make them equal"),
+        ("version", "same release"),
+        ("site", "set site ="),
+    ] {
+        let mut pair = Pair::new(Mode::Sync);
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_connected(pair.now);
+            pair.drain(site);
+        }
+        let Some(Message::Hello(hello)) = pair.wire[0].first_mut() else { panic!("no hello") };
+        match what {
+            "size" => hello.volumes[0].blocks += 8,
+            "clock" => hello.wall += 2_000 * MS,
+            "hold" => hello.hold_time += 1,
+            "version" => hello.version += 1,
+            _ => hello.site = SiteId::A,
+        }
+        pair.deliver(SiteId::A);
+        let refused = pair.seen[0].iter().find_map(|action| match action {
+            Action::Send(Message::Refuse(refusal)) => Some(refusal.why.clone()),
+            _ => None,
+        });
+        assert!(refused.as_ref().is_some_and(|why| why.contains(expected)), "{what}: {refused:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! The link as the site sees it: bytes from and to the peer become messages and back.
+
+use crate::api::*;
+use crate::site::Site;
+use biplex_engine::Now;
+use biplex_engine::message::Message;
+use biplex_format::Decoder;
+use bytes::Bytes;
+
+/// The present connection to the peer.
+pub(crate) struct Link {
+    pub id: u64,
+    decoder: Decoder,
+}
+
+impl Site {
+    pub(crate) fn link_connected(&mut self, now: Now, id: u64) {
+        if let Some(old) = self.link.take() {
+            self.out.push(Action::LinkClose { link: old.id, why: "a newer connection replaces it".into() });
+        }
+        self.link = Some(Link { id, decoder: Decoder::new() });
+        self.engine.handle_link_connected(now);
+    }
+
+    pub(crate) fn link_bytes(&mut self, now: Now, id: u64, bytes: Bytes) {
+        let Some(link) = self.link.as_mut().filter(|link| link.id == id) else { return };
+        link.decoder.push(bytes);
+        while let Some(link) = self.link.as_mut().filter(|link| link.id == id) {
+            match link.decoder.next() {
+                Ok(Some(message)) => {
+                    self.engine.handle_message(now, message);
+                    self.settle(now);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let why = format!("bytes on the link that are not Biplex's: {error}");
+                    self.notice(Severity::Alarm, why.clone());
+                    self.close_link(now, why);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn link_closed(&mut self, now: Now, id: u64) {
+        if self.link.as_ref().is_some_and(|link| link.id == id) {
+            self.link = None;
+            self.engine.handle_link_closed(now);
+        }
+    }
+
+    pub(crate) fn close_link(&mut self, now: Now, why: String) {
+        if let Some(link) = self.link.take() {
+            self.out.push(Action::LinkClose { link: link.id, why });
+            self.engine.handle_link_closed(now);
+        }
+    }
+
+    pub(crate) fn send(&mut self, message: Message) {
+        let Some(link) = &self.link else { return };
+        let (header, payload) = biplex_format::encode(self.config.pair, &message);
+        self.out.push(Action::LinkSend { link: link.id, bytes: header });
+        if let Some(bytes) = payload.filter(|payload| !payload.is_empty()) {
+            self.out.push(Action::LinkSend { link: link.id, bytes });
+        }
+    }
+}

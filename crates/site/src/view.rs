@@ -1,0 +1,167 @@
+//! What operators and checkers see of a site. Changes nothing.
+
+use crate::api::Mode;
+use crate::site::Site;
+use crate::status::*;
+use biplex_engine::engine::Conflict;
+use biplex_engine::view::RowData;
+use biplex_engine::{Now, VolumeId};
+
+impl Site {
+    /// The site at a glance.
+    pub fn status(&self, now: Now) -> Status {
+        let link = self.engine.link_view();
+        let cut = self.engine.cut_view();
+        let (unacked, unacked_bytes, oldest) = self.engine.unacked();
+        let (state, why) = self.state(&link);
+        Status {
+            site: self.config.site.to_string(),
+            target: self.config.port.target.clone(),
+            state: state.into(),
+            why,
+            clock: self.engine.clock_reading(now),
+            destaged: cut.destaged.time,
+            cuts: cut.cuts,
+            digest: DigestStatus { compared: cut.compared, equal: cut.equal, different: cut.different },
+            journal: JournalStatus {
+                bytes: self.journal.capacity_bytes(),
+                used: self.journal.used_bytes(),
+                groups: self.journal.groups(),
+                entries: self.entries_appended,
+                written: self.journal.written_bytes(),
+                full: self.engine.full(),
+            },
+            hold_bytes: self.engine.hold_bytes(),
+            hold_limit: self.config.hold_memory,
+            volumes: self.config.volumes.iter().map(|volume| self.volume_status(now, volume)).collect(),
+            hosts: self
+                .hosts
+                .values()
+                .map(|host| HostStatus {
+                    id: crate::host_id(&host.name).to_string(),
+                    name: host.name.clone(),
+                    remote: host.remote.clone(),
+                })
+                .collect(),
+            alarms: self.alarms.iter().cloned().collect(),
+            link: LinkStatus {
+                up: link.accepted,
+                in_step: link.in_step,
+                rtt: link.rtt,
+                offset: link.offset,
+                unacked,
+                unacked_bytes,
+                unacked_age: oldest.map_or(0, |stamp| now.wall.saturating_sub(stamp.time)),
+                sessions: link.sessions,
+                refused: link.refused,
+            },
+        }
+    }
+
+    fn state(&self, link: &biplex_engine::view::LinkView) -> (&'static str, String) {
+        if self.draining {
+            ("draining", "an orderly stop was asked for; no new commands are taken".into())
+        } else if link.in_step {
+            ("paired", "both sites have all that the other owed them".into())
+        } else if link.accepted {
+            ("resuming", "the line is back; each site gets what it lacks before sync volumes serve".into())
+        } else if let Some(why) = &link.refused {
+            ("waiting for the line", format!("not paired: {why}"))
+        } else {
+            let why = "no line to the peer: sync volumes wait, async volumes go on from the journal";
+            ("waiting for the line", why.into())
+        }
+    }
+
+    fn volume_status(&self, now: Now, volume: &crate::VolumeConfig) -> VolumeStatus {
+        let id = volume.unit.volume;
+        let (records, held_blocks, counters) = self.engine.volume_view(id).unwrap_or_default();
+        let life = self.lives.get(&id).cloned().unwrap_or_default();
+        VolumeStatus {
+            name: volume.unit.name.clone(),
+            id: id.to_string(),
+            lun: volume.unit.lun,
+            bytes: volume.unit.blocks * biplex_engine::BLOCK_BYTES,
+            mode: match volume.mode {
+                Mode::Async => "async",
+                Mode::Sync => "sync",
+                Mode::Flush => "flush",
+            }
+            .into(),
+            serving: self.engine.serving(now, id),
+            records,
+            held_blocks,
+            reads: counters.reads,
+            read_bytes: counters.read_bytes,
+            writes: counters.writes,
+            written_bytes: counters.written_bytes,
+            destaged_bytes: life.destaged_bytes,
+            conflicts: counters.conflicts,
+            errors: life.errors,
+            last_error: life.last_error,
+        }
+    }
+
+    fn volume_name(&self, id: VolumeId) -> String {
+        let found = self.config.volumes.iter().find(|volume| volume.unit.volume == id);
+        found.map_or_else(|| id.to_string(), |volume| volume.unit.name.clone())
+    }
+
+    /// The hold table, from row `skip`, at most `limit` rows (E1.3).
+    pub fn table(&self, skip: usize, limit: usize) -> Vec<TableRow> {
+        let rows = self.engine.rows().into_iter().enumerate().skip(skip).take(limit);
+        rows.map(|(index, row)| TableRow {
+            number: index as u64 + 1,
+            time: row.stamp.time,
+            host: row.host.to_string(),
+            start: row.extent.start().0,
+            blocks: row.extent.blocks(),
+            site: row.stamp.site.to_string(),
+            data: match row.data {
+                RowData::Memory => "memory".into(),
+                RowData::Journal(pos) => format!("journal@{}", pos.0),
+                RowData::Fill => "fill".into(),
+                RowData::Unmap => "unmap".into(),
+            },
+            volume: self.volume_name(row.volume),
+        })
+        .collect()
+    }
+
+    /// Block state map of the volume with this name (E1.6); `None` if there is no such volume.
+    pub fn map(&self, volume: &str) -> Option<Vec<MapRun>> {
+        let volume = self.config.volumes.iter().find(|found| found.unit.name == volume)?;
+        let mut runs = Vec::new();
+        let mut at = 0;
+        for held in self.engine.map(volume.unit.volume)? {
+            if held.start().0 > at {
+                runs.push(MapRun { start: at, blocks: held.start().0 - at, state: 0 });
+            }
+            runs.push(MapRun { start: held.start().0, blocks: held.blocks(), state: 1 });
+            at = held.end().0;
+        }
+        if at < volume.unit.blocks {
+            runs.push(MapRun { start: at, blocks: volume.unit.blocks - at, state: 0 });
+        }
+        Some(runs)
+    }
+
+    /// Conflicts between the two sites' writes numbered beyond `after`; the newest few hundred are remembered.
+    pub fn conflicts(&self, after: u64) -> Vec<Conflict> {
+        self.engine.conflicts(after)
+    }
+
+    /// Checks the invariants that can be judged from within; the simulator calls it after every step.
+    pub fn check(&self) -> Result<(), String> {
+        self.engine.check()?;
+        self.engine.check_bounds()?;
+        if self.journal.used_bytes() > self.journal.capacity_bytes() {
+            return Err(format!(
+                "the journal uses {} of {} bytes",
+                self.journal.used_bytes(),
+                self.journal.capacity_bytes()
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! One write, one page: received → held → journaled → mirrored → acknowledged.
+//!
+//! ```text
+//! host A                    site A                                      site B
+//!   │ WRITE ──▶ [`Site::command`] ─▶ Engine::handle_write (stamp, hold table)
+//!   │             │ Append ─▶ [`Site::append`] ─▶ journal's open group
+//!   │             │ Send ───▶ link ─────────────────────────▶ Engine::handle_message(Entry): hold table
+//!   │             ▼                                            │ Append ─▶ [`Site::append`]
+//!   │        [`Site::close_group`]: one disk order             ▼
+//!   │             ▼                                       [`Site::close_group`]
+//!   │        [`Site::group_done`] ─▶ Engine::handle_durable    │ [`Site::group_done`] ─▶ Ack
+//!   │             ▼          ◀────────────────────────────────┘
+//!   │ ◀── GOOD [`Site::complete`]    (async: without waiting for the ack)
+//! ```
+//! The sends of a batch leave before its group is written, so that both journals sync at the same time.
+
+use crate::api::*;
+use crate::site::{Asker, Errand, Site, failed};
+use biplex_engine::engine::{Engine, OpId, Outcome};
+use biplex_engine::hosts::{HostWrite, WritePart};
+use biplex_engine::{Body, Entry, Extent, HostId, Now, VolumeId};
+use biplex_front::{Command, Completion, Failure};
+use biplex_store::{Checkpoint, DiskError, DiskOp};
+use bytes::Bytes;
+
+impl Site {
+    /// A host's command, with SCSI taken off.
+    pub(crate) fn command(&mut self, now: Now, asker: Asker, host: HostId, volume: VolumeId, command: Command) {
+        let op = self.new_op(asker);
+        let part = |extent: Extent, body: Body| {
+            let body_crc = biplex_format::body_crc(&body);
+            WritePart { extent, body, body_crc }
+        };
+        let (parts, fua) = match command {
+            Command::Read { extent, .. } => return self.engine.handle_read(now, op, volume, extent),
+            Command::Flush => return self.engine.handle_flush(now, op, volume),
+            Command::Write { extent, data, fua } => {
+                let data = own_memory(data);
+                (vec![Engine::part(extent, data.clone(), biplex_format::body_crc(&Body::Data(data)))], fua)
+            }
+            Command::Fill { extent, block } => (vec![part(extent, Body::Fill(block))], false),
+            Command::Unmap { extents } => {
+                (extents.into_iter().map(|extent| part(extent, Body::Unmap)).collect(), false)
+            }
+        };
+        self.engine.handle_write(now, op, HostWrite { volume, host, parts, fua });
+    }
+
+    /// The engine's next append: into the journal's open group.
+    pub(crate) fn append(&mut self, entry: &Entry) {
+        match self.journal.append(entry) {
+            Ok((append, pos)) => {
+                self.entries_appended += 1;
+                self.engine.handle_appended(entry.stamp, append, pos);
+            }
+            Err(full) => self.halt(format!(
+                "the journal overflowed though its limits were kept ({full}); restart the site, and report this"
+            )),
+        }
+    }
+
+    /// Writes the open group, if there is one and none is under way.
+    pub(crate) fn close_group(&mut self, now: Now) {
+        let checkpoint = self.engine.checkpoint(now);
+        self.journal.set_checkpoint(Checkpoint {
+            clock_ceiling: checkpoint.clock_ceiling,
+            destaged: checkpoint.destaged,
+            resume_from: checkpoint.resume_from,
+            peer_journal: checkpoint.peer_journal,
+            run: checkpoint.run,
+            ..Checkpoint::default()
+        });
+        if let Some(group) = self.journal.next_group() {
+            self.order_disk(DiskOp::AppendDurable { offset: group.offset, pages: group.pages }, Errand::Group);
+        }
+    }
+
+    /// The group is durable, or nobody knows.
+    pub(crate) fn group_done(&mut self, now: Now, result: Result<(), DiskError>) {
+        if let Err(error) = result {
+            // Unknown, not "no": nothing more may be said or written before recovery has read what is there.
+            return self.halt(format!(
+                "the journal could not be written: {error}; the peer carries on. Repair the disk under [journal], \
+                 then start the site again: it recovers what it has and gets the rest from the peer"
+            ));
+        }
+        let (upto, written) = self.journal.group_done();
+        let checkpoint = biplex_engine::engine::Checkpoint {
+            clock_ceiling: written.clock_ceiling,
+            destaged: written.destaged,
+            resume_from: written.resume_from,
+            peer_journal: written.peer_journal,
+            run: written.run,
+        };
+        self.engine.handle_durable(now, upto, &checkpoint);
+        // Reads that this let through pin their place in the journal before segments are given back.
+        self.settle(now);
+        self.recycle(now, checkpoint.destaged);
+    }
+
+    /// A write or flush ended.
+    pub(crate) fn complete(&mut self, now: Now, op: OpId, outcome: Outcome) {
+        let completion = match outcome {
+            Outcome::Done => Completion::Done,
+            Outcome::NotReady => failed(Failure::NotReady),
+            Outcome::Busy => failed(Failure::Busy),
+        };
+        self.answer(now, op, completion);
+    }
+}
+
+/// A payload that is a small part of a large receive buffer would keep all of that buffer in memory for as long as it
+/// is held; such a one is copied.
+fn own_memory(data: Bytes) -> Bytes {
+    Bytes::copy_from_slice(&data)
+}
