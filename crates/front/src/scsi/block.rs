@@ -331,14 +331,24 @@ impl Verification {
         match &self.expected {
             Expected::Anything => {}
             Expected::Bytes(expected) => {
-                let expected = expected.get(before as usize..).unwrap_or_default();
-                if let Some(offset) = first_difference(data, expected.iter()) {
-                    return Err(Sense::miscompare(before + offset));
+                let mut at = before as usize;
+                for part in data {
+                    let wanted = expected.get(at..at + part.len()).unwrap_or_default();
+                    if part != wanted {
+                        return Err(Sense::miscompare(at as u64 + first_difference(part, wanted.iter())));
+                    }
+                    at += part.len();
                 }
             }
             Expected::Block(block) => {
-                if let Some(offset) = first_difference(data, block.iter().cycle()) {
-                    return Err(Sense::miscompare(offset % BLOCK_BYTES));
+                let mut at = 0;
+                for part in data {
+                    let wanted = block.iter().cycle().skip(at % block.len().max(1));
+                    let offset = first_difference(part, wanted);
+                    if offset < part.len() as u64 {
+                        return Err(Sense::miscompare((at as u64 + offset) % BLOCK_BYTES));
+                    }
+                    at += part.len();
                 }
             }
         }
@@ -355,6 +365,7 @@ fn first_piece(extent: Extent) -> Extent {
         .unwrap_or(extent)
 }
 
-fn first_difference<'a>(data: &[Bytes], expected: impl Iterator<Item = &'a u8>) -> Option<u64> {
-    data.iter().flatten().zip(expected).position(|(found, wanted)| found != wanted).map(|at| at as u64)
+/// Where the two differ first; the length of what was found if they do not.
+fn first_difference<'a>(found: &[u8], wanted: impl Iterator<Item = &'a u8>) -> u64 {
+    found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count() as u64
 }
