@@ -1,12 +1,12 @@
 //! SCSI: one device with logical units, as SAM-5, SPC-4 and SBC-3 describe it.
 //!
 //! ```text
-//! cdb ─▶ opcodes (which row?) ─▶ admit (attentions; reservations with E3) ─▶ block ─▶ Command ─▶ (the site)
-//!                                                                        └▶ inquiry mode report ports ─▶ Reply
+//! cdb ─▶ opcodes (which row?) ─▶ admit (attentions; reservations: E3) ─┬▶ block ─▶ Command ─▶ (the site)
+//!                                                                      └▶ inquiry mode report ports ─▶ Reply
 //! ```
-//! Answers for: what a host is told about its units, which commands it may give, and what they mean to the site. Must
-//! never: wait, size memory by a length that a host chose, or look at a byte of the CDB that `opcodes` does not list.
-//! Every reply is built in full and then cut to the host's allocation length.
+//! Answers for: what a host is told about its units, which commands it may give, and what they mean to the
+//! site. Must never: wait, size memory by a length that a host chose, or look at a byte of the CDB that
+//! `opcodes` does not list. Every reply is built in full and then cut to the host's allocation length.
 
 mod attention;
 mod block;
@@ -95,7 +95,8 @@ pub struct Reply {
     pub data_in: Vec<Bytes>,
 }
 
-/// Who an I_T nexus is, beyond its number: with the target's name and group, its identity (RFC 7143 4.4.1, E3.1).
+/// Who an I_T nexus is, beyond its number: with the target's name and group, its identity (RFC 7143 4.4.1,
+/// E3.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NexusIdentity {
     /// The initiator's iSCSI name.
@@ -109,8 +110,8 @@ pub struct NexusIdentity {
 pub enum Step {
     /// To its end.
     Done(Reply),
-    /// The site is to carry out `command`; its completion goes to [`Device::finish`] with `pending`. An aborted
-    /// command's `pending` is dropped.
+    /// The site is to carry out `command`; its completion goes to [`Device::finish`] with `pending`. An
+    /// aborted command's `pending` is dropped.
     Ask {
         /// The order.
         command: VolumeCommand,
@@ -170,8 +171,8 @@ impl Device {
         self.attentions.detach(nexus);
     }
 
-    /// The data that a command moves, from its CDB alone. A command that its CDB condemns moves nothing: the host's
-    /// data need not be fetched, [`Device::start`] refuses it.
+    /// The data that a command moves, from its CDB alone. A command that its CDB condemns moves nothing: the
+    /// host's data need not be fetched, [`Device::start`] refuses it.
     pub fn transfer(&self, lun: u64, cdb: &[u8]) -> Transfer {
         let cdb = Cdb::new(cdb);
         let unit = report::decode_lun(lun).and_then(|lun| self.units.get(&lun));
@@ -187,9 +188,9 @@ impl Device {
         }
     }
 
-    /// The answer to a command for which the host announced `announced` bytes of data that its CDB contradicts in a
-    /// way that residual counts must not paper over: WRITE SAME takes one block, not its head (SBC-3 5.43). To be
-    /// asked before any of the data is taken; `None` means go on.
+    /// The answer to a command for which the host announced `announced` bytes of data that its CDB
+    /// contradicts in a way that residual counts must not paper over: WRITE SAME takes one block, not its
+    /// head (SBC-3 5.43). To be asked before any of the data is taken; `None` means go on.
     pub fn refuse_length(&self, lun: u64, cdb: &[u8], announced: u64) -> Option<Reply> {
         let row = opcodes::find(Cdb::new(cdb)).ok()?;
         let Transfer::Out(expected) = self.transfer(lun, cdb) else { return None };
@@ -198,8 +199,8 @@ impl Device {
             .then(|| check_condition(Sense::SHORT_DATA, unit.modes))
     }
 
-    /// A command with the data that came for it: at most what [`Device::transfer`] says (more is disregarded), less
-    /// where the host announced less.
+    /// A command with the data that came for it: at most what [`Device::transfer`] says (more is
+    /// disregarded), less where the host announced less.
     pub fn start(&mut self, nexus: NexusId, lun: u64, cdb: &[u8], data_out: Bytes) -> Step {
         let data_out = match self.transfer(lun, cdb) {
             Transfer::Out(bytes) => data_out.slice(..data_out.len().min(bytes as usize)),
@@ -274,9 +275,10 @@ impl Device {
         report::decode_lun(lun).is_some_and(|lun| self.units.contains_key(&lun))
     }
 
-    /// The one place where a command for an existing unit is let in or refused for what others did, in SAM-5's order:
-    /// reservation conflicts come before unit attentions, and both before faults of the CDB (5.3.1, 5.14).
-    /// `row` is `None` for a command that is not in the table: where a reservation is held, that is a conflict (E3.4).
+    /// The one place where a command for an existing unit is let in or refused for what others did, in
+    /// SAM-5's order: reservation conflicts come before unit attentions, and both before faults of the CDB
+    /// (5.3.1, 5.14). `row` is `None` for a command that is not in the table: where a reservation is held,
+    /// that is a conflict (E3.4).
     fn admit(&mut self, nexus: NexusId, lun: u16, row: Option<&Row>) -> Result<(), Sense> {
         // SPC-4 5.9: reservations are judged here, by `row.access` (E3). None can be taken yet: RESERVE and
         // PERSISTENT RESERVE OUT are not in the table.
@@ -294,9 +296,9 @@ impl Device {
         let Some(unit) = self.units.get_mut(&lun) else { return Err(Sense::NO_SUCH_UNIT) };
         let blocks = unit.config.blocks;
         let data = match row.operation {
-            // SBC-3 5.25: the unit is shared by hosts at both sites. One that stops it, as some do when they shut down,
-            // must not stop it for the others: START and IMMED change nothing. Ejection and power conditions are
-            // refused by the table of commands.
+            // SBC-3 5.25: the unit is shared by hosts at both sites. One that stops it, as some do when they
+            // shut down, must not stop it for the others: START and IMMED change nothing. Ejection and power
+            // conditions are refused by the table of commands.
             Operation::TestUnitReady => return Ok(Outcome::Good),
             Operation::StartStop => return Ok(Outcome::Good),
             Operation::SendDiagnostic => return send_diagnostic(cdb),
@@ -383,8 +385,8 @@ fn check_condition(sense: Sense, modes: Modes) -> Reply {
     Reply { status: Status::CheckCondition, sense, data_in: Vec::new() }
 }
 
-/// How many bytes of parameter data the host takes: the ALLOCATION LENGTH field (SPC-4 4.2.5.6), or the whole reply
-/// where there is no such field. `None` for commands that return no parameter data.
+/// How many bytes of parameter data the host takes: the ALLOCATION LENGTH field (SPC-4 4.2.5.6), or the whole
+/// reply where there is no such field. `None` for commands that return no parameter data.
 fn allocation_length(row: &Row, cdb: Cdb) -> Option<u64> {
     match (row.operation, row.length()) {
         (Operation::RequestSense | Operation::ModeSense, 6) => Some(cdb.number(4, 1)),

@@ -1,8 +1,8 @@
 //! Unit attentions (SAM-5 5.14): what each nexus has yet to be told about each unit.
 //!
-//! A first login is told nothing: there is nothing that it could have missed. A nexus that comes back after it was
-//! lost is told so once (29/07), because what it had running is gone. Memory is bounded: a condition is queued once
-//! per nexus and unit, and only the last `LOST_MAX` lost nexuses are remembered.
+//! A first login is told nothing: there is nothing that it could have missed. A nexus that comes back after
+//! it was lost is told so once (29/07), because what it had running is gone. Memory is bounded: a condition
+//! is queued once per nexus and unit, and only the last `LOST_MAX` lost nexuses are remembered.
 
 use super::NexusIdentity;
 use super::sense::Sense;
@@ -55,7 +55,8 @@ pub(super) struct Attentions {
 impl Attentions {
     /// A session began. `luns` are all units that it can reach.
     pub fn attach(&mut self, nexus: NexusId, identity: NexusIdentity, luns: impl Iterator<Item = u16>) {
-        // RFC 7143 6.3.5: the same name and ISID again is the same nexus, reinstated; its old session is over.
+        // RFC 7143 6.3.5: the same name and ISID again is the same nexus, reinstated; its old session is
+        // over.
         let reinstated: Vec<NexusId> = self
             .live
             .iter()

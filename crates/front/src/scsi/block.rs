@@ -1,8 +1,9 @@
 //! Block commands (SBC-3 5): reading, writing, verifying and unmapping.
 //!
-//! A command is first taken apart and checked ([`Request::parse`]: every block lies on the unit, every limit holds),
-//! then becomes orders to the site ([`Request::start`]), whose answers end it or lead to the next order
-//! ([`Task::finish`]). No order goes out for a command that is refused, and no length from outside sizes memory.
+//! A command is first taken apart and checked ([`Request::parse`]: every block lies on the unit, every limit
+//! holds), then becomes orders to the site ([`Request::start`]), whose answers end it or lead to the next
+//! order ([`Task::finish`]). No order goes out for a command that is refused, and no length from outside
+//! sizes memory.
 
 use super::cdb::{Cdb, Range};
 use super::opcodes::{Operation, Row};
@@ -189,8 +190,8 @@ impl Request {
                 };
                 Ok(extent.map_or(Outcome::Good, |extent| Verification::new(extent, expected).ask()))
             }
-            // SBC-3 5.10: GOOD says no more than that the command was understood; reads are served from memory or
-            // the store as they come.
+            // SBC-3 5.10: GOOD says no more than that the command was understood; reads are served from
+            // memory or the store as they come.
             Request::Prefetch => Ok(Outcome::Good),
             Request::Flush => Ok(Outcome::Ask(Command::Flush, Task::Order)),
             Request::WriteSame { extent, unmap, has_data } => {
@@ -238,11 +239,12 @@ fn length_field(length: usize) -> u16 {
     }
 }
 
-/// The blocks for which data came: a host may send less than the CDB says (RFC 7143 11.4.5.2), but no broken block.
+/// The blocks for which data came: a host may send less than the CDB says (RFC 7143 11.4.5.2), but no broken
+/// block.
 fn whole_blocks(extent: Option<Extent>, data: &Bytes) -> Result<Option<Extent>, Sense> {
     let Some(extent) = extent else { return Ok(None) };
     let came = data.len() as u64;
-    if came % BLOCK_BYTES != 0 || came > extent.bytes() {
+    if !came.is_multiple_of(BLOCK_BYTES) || came > extent.bytes() {
         return Err(Sense::SHORT_DATA);
     }
     Ok(Extent::new(extent.start(), came / BLOCK_BYTES))

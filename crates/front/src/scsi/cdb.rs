@@ -1,7 +1,7 @@
 //! Command descriptor blocks (SPC-4 4.2): bytes from outside, read without ever indexing.
 //!
-//! A byte behind the end of a CDB reads as zero, so that every decoder below is total. Which bits may be set at all
-//! is decided by one table, in [`super::opcodes`]; here is only where fields lie.
+//! A byte behind the end of a CDB reads as zero, so that every decoder below is total. Which bits may be set
+//! at all is decided by one table, in [`super::opcodes`]; here is only where fields lie.
 
 /// A CDB as the transport handed it over.
 #[derive(Clone, Copy)]
@@ -45,8 +45,8 @@ impl<'a> Cdb<'a> {
         self.byte(1) & 0x1f
     }
 
-    /// LOGICAL BLOCK ADDRESS and TRANSFER LENGTH of a CDB of `length` bytes (SPC-4 4.2.2: the 6, 10, 12 and 16-byte
-    /// formats put them in the same place for every block command).
+    /// LOGICAL BLOCK ADDRESS and TRANSFER LENGTH of a CDB of `length` bytes (SPC-4 4.2.2: the 6, 10, 12 and
+    /// 16-byte formats put them in the same place for every block command).
     pub fn range(self, length: usize) -> Range {
         let (lba, blocks) = match length {
             // SBC-3 5.11: in READ(6) and WRITE(6) zero means 256 blocks.

@@ -1,7 +1,8 @@
 //! Who the unit is (SPC-4 6.6, 7.8; SBC-3 6.6): INQUIRY and its vital product data pages.
 //!
-//! Everything that identifies the unit comes from its configuration and is the same at both sites; only the target
-//! port descriptors at the end of page 83h tell the sites apart. Replies are built in full; the caller cuts them.
+//! Everything that identifies the unit comes from its configuration and is the same at both sites; only the
+//! target port descriptors at the end of page 83h tell the sites apart. Replies are built in full; the caller
+//! cuts them.
 
 use super::block::{
     MAX_TRANSFER_BLOCKS, MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, MAX_WRITE_SAME_BLOCKS, PHYSICAL_EXPONENT,
@@ -12,7 +13,8 @@ use super::{PortConfig, UnitConfig};
 
 const VENDOR: &[u8; 8] = b"BIPLEX  ";
 const PRODUCT: &[u8; 16] = b"ACTIVE PAIR DISK";
-/// The same at both sites even while one is being upgraded: hosts compare the first 36 bytes over their paths.
+/// The same at both sites even while one is being upgraded: hosts compare the first 36 bytes over their
+/// paths.
 const REVISION: &[u8; 4] = b"0001";
 /// Byte 0 where no unit is: peripheral qualifier 011b, device type 1Fh.
 const NOWHERE: u8 = 0x7f;

@@ -1,7 +1,7 @@
 //! Mode parameters (SPC-4 6.9 to 6.12, 7.5; SBC-3 6.5): caching, control and informational exceptions pages.
 //!
-//! A host can change two bits, D_SENSE and SWP of the control page; they are not saved, and a reset clears them.
-//! MODE SELECT takes all of its list or nothing.
+//! A host can change two bits, D_SENSE and SWP of the control page; they are not saved, and a reset clears
+//! them. MODE SELECT takes all of its list or nothing.
 
 use super::cdb::Cdb;
 use super::sense::Sense;

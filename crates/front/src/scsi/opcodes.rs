@@ -1,10 +1,10 @@
-//! The one table of commands that a unit knows: what REPORT SUPPORTED OPERATION CODES says, what the parser lets
-//! through and what admission asks about all come from its rows, so they cannot disagree.
+//! The one table of commands that a unit knows: what REPORT SUPPORTED OPERATION CODES says, what the parser
+//! lets through and what admission asks about all come from its rows, so they cannot disagree.
 //!
-//! A bit that is neither in a row's usage mask nor in its `ignored` list must be zero (5/24/00 otherwise): that
-//! covers reserved bits, NACA, GROUP NUMBER, RDPROTECT and its kin, ANCHOR. `ignored` holds bits that older
-//! standards gave a meaning which a host may still ask for and which costs nothing to disregard.
-//! A command that is missing here is answered 5/20/00, or 5/24/00 if only the service action is missing.
+//! A bit that is neither in a row's usage mask nor in its `ignored` list must be zero (5/24/00 otherwise):
+//! that covers reserved bits, NACA, GROUP NUMBER, RDPROTECT and its kin, ANCHOR. `ignored` holds bits that
+//! older standards gave a meaning which a host may still ask for and which costs nothing to disregard. A
+//! command that is missing here is answered 5/20/00, or 5/24/00 if only the service action is missing.
 
 use super::cdb::Cdb;
 use super::sense::Sense;
@@ -18,7 +18,8 @@ pub(super) enum Access {
     Read,
     /// Changes the medium.
     Write,
-    /// Changes or tries the unit, but not the medium's bytes. To reservations it is a write, to SWP it is not.
+    /// Changes or tries the unit, but not the medium's bytes. To reservations it is a write, to SWP it is
+    /// not.
     Control,
 }
 
@@ -95,8 +96,8 @@ const fn action(
     Row { opcode, service_action: Some(service_action), operation, access: Access::None, usage, ignored }
 }
 
-/// Every supported command, ascending by operation code and service action. RESERVE, RELEASE, PERSISTENT RESERVE and
-/// COMPARE AND WRITE get their rows with E3 and E4.1.
+/// Every supported command, ascending by operation code and service action. RESERVE, RELEASE, PERSISTENT
+/// RESERVE and COMPARE AND WRITE get their rows with E3 and E4.1.
 pub(super) const ROWS: &[Row] = &[
     row(0x00, Operation::TestUnitReady, Access::None, &[0, 0, 0, 0, 0], &[]),
     row(0x03, Operation::RequestSense, Access::None, &[0x01, 0, 0, A, 0], &[]),
@@ -158,8 +159,8 @@ impl Row {
         self.usage.len() + 1
     }
 
-    /// CDB usage data (SPC-4 6.35.3): a bit is set where the unit looks at it; operation code and service action as
-    /// they are.
+    /// CDB usage data (SPC-4 6.35.3): a bit is set where the unit looks at it; operation code and service
+    /// action as they are.
     pub fn usage_data(&self) -> Vec<u8> {
         let mut data = vec![self.opcode];
         data.extend_from_slice(self.usage);
@@ -187,7 +188,8 @@ impl Row {
 /// The row of a CDB, whose unknown bits are then known to be zero.
 pub(super) fn find(cdb: Cdb) -> Result<&'static Row, Sense> {
     let mut known = false;
-    for row in ROWS.iter().filter(|row| row.opcode == cdb.opcode()) {
+    let first = ROWS.partition_point(|row| row.opcode < cdb.opcode());
+    for row in ROWS.iter().skip(first).take_while(|row| row.opcode == cdb.opcode()) {
         known = true;
         if row.service_action.is_none_or(|action| action == cdb.service_action()) {
             row.check_reserved(cdb)?;

@@ -1,7 +1,7 @@
 //! Asymmetric access (SPC-4 5.15, 6.37): the two target port groups of the pair, one per site.
 //!
-//! Both sites give the same answer, whichever port is asked: hosts compare answers over their paths. The states are
-//! fixed: both ports are active/optimized, site A's is marked as preferred.
+//! Both sites give the same answer, whichever port is asked: hosts compare answers over their paths. The
+//! states are fixed: both ports are active/optimized, site A's is marked as preferred.
 
 use super::PortConfig;
 use super::cdb::Cdb;

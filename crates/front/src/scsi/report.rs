@@ -83,8 +83,8 @@ fn one_opcode(row: Option<&Row>, timeouts: bool) -> Vec<u8> {
 /// Command timeouts descriptor (SPC-4 6.35.4) that names no timeouts.
 const NO_TIMEOUTS: [u8; 12] = [0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, in full: ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT
-/// RESET, TARGET RESET.
+/// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS, in full: ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL
+/// UNIT RESET, TARGET RESET.
 pub(super) fn task_management(cdb: Cdb) -> Vec<u8> {
     let mut data = vec![0xda, 0, 0, 0];
     if cdb.bit(2, 0x80) {

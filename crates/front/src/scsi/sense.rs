@@ -62,7 +62,7 @@ impl Sense {
         Sense { key: 0x5, code: 0x26, qualifier: 0x00, information: None, pointer }
     }
 
-    /// MISCOMPARE DURING VERIFY OPERATION, with the byte offset of the first difference (SBC-3 5.33, E4.1's kin).
+    /// MISCOMPARE DURING VERIFY OPERATION, with the byte offset of the first difference (SBC-3 5.33).
     pub const fn miscompare(offset: u64) -> Sense {
         Sense { key: 0xe, code: 0x1d, qualifier: 0x00, information: Some(offset), pointer: None }
     }

@@ -1,5 +1,5 @@
-//! The device as a host sees it: every command against exact bytes, over a disk in memory; and properties that hold
-//! for any CDB and any data.
+//! The device as a host sees it: every command against exact bytes, over a disk in memory; and properties
+//! that hold for any CDB and any data.
 
 use super::*;
 use crate::Failure;
@@ -645,7 +645,8 @@ fn an_answer_that_does_not_fit_the_order_never_reaches_the_host_as_data() {
     }
 }
 
-/// What must hold for any CDB and any data: no panic, one end, transfer and start agree, orders lie on the unit.
+/// What must hold for any CDB and any data: no panic, one end, transfer and start agree, orders lie on the
+/// unit.
 fn check_any(cdb: &[u8], data: &[u8]) {
     let mut bench = bench();
     let transfer = bench.device.transfer(0, cdb);
@@ -732,7 +733,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_bytes_as_a_cdb_end_in_a_reply(cdb in proptest::collection::vec(any::<u8>(), 0..20), data in any_data()) {
+    fn any_bytes_end_in_a_reply(cdb in proptest::collection::vec(any::<u8>(), 0..20), data in any_data()) {
         check_any(&cdb, &data);
     }
 
