@@ -144,8 +144,7 @@ impl Site {
 
     fn write_store(&mut self, volume: VolumeId, extent: Extent, data: Vec<Bytes>) {
         self.count_order();
-        let order =
-            DiskOp::Write { device: Device::Volume(volume), offset: extent.start().bytes(), data };
+        let order = DiskOp::Write { device: Device::Volume(volume), offset: extent.start().bytes(), data };
         self.order_disk(order, Errand::DestageWrite { volume, bytes: extent.bytes() });
     }
 

@@ -8,7 +8,7 @@ use biplex_engine::engine::{self, Engine, JournalPiece, OpId};
 use biplex_engine::message::VolumeGeometry;
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{Extent, HostId, Now, Stamp, VolumeId};
-use biplex_front::iscsi::target::{Chap, Target, TargetAction, TargetConfig};
+use biplex_front::iscsi::{Chap, Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig};
 use biplex_front::{Completion, Failure, TaskId};
 use biplex_store::{Disk, DiskOp, DiskResult, DiskTicket, Journal};
@@ -169,7 +169,10 @@ impl Site {
         });
         site.notice(
             Severity::Info,
-            format!("recovered {count} entries from the journal, {} still held{torn}", site.engine.held_entries()),
+            format!(
+                "recovered {count} entries from the journal, {} still held{torn}",
+                site.engine.held_entries()
+            ),
         );
         site.settle(now);
         Ok(site)
@@ -278,7 +281,9 @@ impl Site {
                 self.notice(Severity::Info, format!("host {initiator} left"));
                 self.hosts.remove(&nexus.0);
             }
-            TargetAction::Refused { why, .. } => self.notice(Severity::Warning, format!("host refused: {why}")),
+            TargetAction::Refused { why, .. } => {
+                self.notice(Severity::Warning, format!("host refused: {why}"))
+            }
         }
     }
 

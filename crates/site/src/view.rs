@@ -155,11 +155,11 @@ impl Site {
     pub fn check(&self) -> Result<(), String> {
         self.engine.check()?;
         self.engine.check_bounds()?;
-        if self.journal.used_bytes() > self.journal.capacity_bytes() {
+        if self.journal.used_bytes() > self.journal.file_bytes() {
             return Err(format!(
                 "the journal uses {} of {} bytes",
                 self.journal.used_bytes(),
-                self.journal.capacity_bytes()
+                self.journal.file_bytes()
             ));
         }
         Ok(())

@@ -14,7 +14,6 @@
 //! ```
 //! The sends of a batch leave before its group is written, so that both journals sync at the same time.
 
-use crate::api::*;
 use crate::site::{Asker, Errand, Site, failed};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::hosts::{HostWrite, WritePart};
@@ -25,7 +24,14 @@ use bytes::Bytes;
 
 impl Site {
     /// A host's command, with SCSI taken off.
-    pub(crate) fn command(&mut self, now: Now, asker: Asker, host: HostId, volume: VolumeId, command: Command) {
+    pub(crate) fn command(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        host: HostId,
+        volume: VolumeId,
+        command: Command,
+    ) {
         let op = self.new_op(asker);
         let part = |extent: Extent, body: Body| {
             let body_crc = biplex_format::body_crc(&body);
@@ -68,10 +74,13 @@ impl Site {
             resume_from: checkpoint.resume_from,
             peer_journal: checkpoint.peer_journal,
             run: checkpoint.run,
-            ..Checkpoint::default()
+            oldest_segment: 0, // the journal's own to say
         });
         if let Some(group) = self.journal.next_group() {
-            self.order_disk(DiskOp::AppendDurable { offset: group.offset, pages: group.pages }, Errand::Group);
+            self.order_disk(
+                DiskOp::AppendDurable { offset: group.offset, pages: group.pages },
+                Errand::Group,
+            );
         }
     }
 
