@@ -63,44 +63,63 @@ pub fn explain(
     let (superblock, faults) = read_superblock(disk)?;
     let mut scanner = Scanner::new(disk, superblock);
     let segments = scanner.segments()?;
-    let (plan, mut damage) = match scanner.plan(&segments) {
-        Ok(plan) => (Some(plan), None),
-        Err(StoreError::Disk(error)) => return Err(StoreError::Disk(error)),
-        Err(error) => (None, Some(error)),
+    let (plan, damage) = match judged(&mut scanner, &segments) {
+        (_, Some(StoreError::Disk(error))) => return Err(StoreError::Disk(error)),
+        judged => judged,
     };
+    let told = told_segments(&segments, plan.as_ref());
     let mut shares: BTreeMap<u64, Share> = BTreeMap::new();
-    if let Some(plan) = &plan {
-        let walked = scanner.walk(plan, &mut |_, segment, _, group| {
-            shares.entry(segment.seq).or_default().add(group);
-            Ok(())
-        });
-        match walked {
-            Ok(()) => {}
-            Err(StoreError::Disk(error)) => return Err(StoreError::Disk(error)),
-            Err(error) => damage = Some(error),
-        }
+    let mut broken = Vec::new();
+    for segment in &told {
+        let share = shares.entry(segment.seq).or_default();
+        broken.extend(scanner.groups_of(segment, &mut |_, group| share.add(group))?);
     }
-    let entries = shares.values().map(|share| share.records).sum();
-    let torn_at = plan.as_ref().and_then(|plan| plan.torn_at);
     tell_superblock(&scanner, &faults, line);
     tell_summary(&scanner, plan.as_ref(), &shares, line);
     match &damage {
         Some(error) => line(format!("state      DAMAGED: {error}")),
         None => line("state      sound".to_owned()),
     }
+    for (at, what) in &broken {
+        line(format!("not whole  the group at offset {at}: {what}"));
+    }
     tell_segments(&scanner, &segments, plan.as_ref(), &shares, line);
-    if let Some(plan) = &plan
-        && (options.groups || options.records)
-    {
-        // Damage ends this walk where it ended the first one; it was told above.
-        match scanner.walk(plan, &mut |_, segment, at, group| {
-            tell_group(segment, at, group, options.records, line);
-            Ok(())
-        }) {
-            Ok(()) | Err(_) => {}
+    if options.groups || options.records {
+        for segment in &told {
+            scanner.groups_of(segment, &mut |at, group| {
+                tell_group(segment, at, group, options.records, line);
+            })?;
         }
     }
-    Ok(Explained { entries, torn_at, damage })
+    let entries = shares.values().map(|share| share.records).sum();
+    Ok(Explained { entries, torn_at: plan.and_then(|plan| plan.torn_at), damage })
+}
+
+/// What a recovery would make of the journal: the plan if there is one, and why it would fail if it would.
+fn judged(scanner: &mut Scanner<'_>, segments: &[SegmentRead]) -> (Option<Plan>, Option<StoreError>) {
+    match scanner.plan(segments) {
+        Err(error) => (None, Some(error)),
+        Ok(plan) => {
+            let damage = scanner.walk(&plan, &mut |_, _, _, _| Ok(())).err();
+            (Some(plan), damage)
+        }
+    }
+}
+
+/// The segments whose groups are told: those of the log, or all that can be read when there is no telling.
+fn told_segments(segments: &[SegmentRead], plan: Option<&Plan>) -> Vec<SegmentHeader> {
+    if let Some(plan) = plan {
+        return plan.chain.clone();
+    }
+    let mut told: Vec<SegmentHeader> = segments
+        .iter()
+        .filter_map(|read| match read {
+            SegmentRead::Valid(header) => Some(*header),
+            SegmentRead::Blank | SegmentRead::Broken(_) => None,
+        })
+        .collect();
+    told.sort_by_key(|segment| segment.seq);
+    told
 }
 
 fn tell_superblock(

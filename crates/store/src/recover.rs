@@ -1,7 +1,8 @@
 //! From a journal on a disk to a [`Journal`] that runs: every durable entry is visited, in the order of its
-//! append; a torn tail is cut off; damage is an error, and nothing is skipped. It only reads, so it may itself be
-//! interrupted and repeated as often as anyone likes. What it visits was made durable first (one sync): a process
-//! that died may have left bytes in a cache that a later power failure would take away again.
+//! append; a torn tail is cut off; damage is an error, and nothing is skipped. It may itself be interrupted and
+//! repeated as often as anyone likes. What it visits was made durable first (one sync): a process that died may have
+//! left bytes in a cache that a later power failure would take away again. All it writes are zeros over the start
+//! of a group that it cut off, so that a group that is once gone stays gone.
 
 use crate::disk::Disk;
 use crate::error::{Damage, StoreError};
@@ -10,6 +11,7 @@ use crate::ring::{Journal, Resume, Segment};
 use crate::scan::{Scanner, SegmentRead};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{Entry, JournalPos, SiteId, Stamp};
+use biplex_format::FormatError;
 use biplex_format::journal::Checkpoint;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,8 @@ pub struct Recovered {
     pub entries: u64,
     /// Where a torn group was cut off. It was never reported durable to anyone.
     pub torn_at: Option<u64>,
+    /// What is wrong with one superblock copy, if the other had to serve.
+    pub superblock_fault: Option<FormatError>,
 }
 
 /// Opens a journal and visits every entry in it, oldest append first, with the place of its body.
@@ -35,7 +39,7 @@ pub fn recover(
     expect: Option<(SiteId, u64)>,
     visit: &mut dyn FnMut(Entry, JournalPos),
 ) -> Result<(Journal, Recovered), StoreError> {
-    let (superblock, _) = read_superblock(disk)?;
+    let (superblock, faults) = read_superblock(disk)?;
     if let Some((expected_site, expected_pair)) = expect
         && (superblock.site, superblock.pair) != (expected_site, expected_pair)
     {
@@ -71,6 +75,7 @@ pub fn recover(
         }
         Ok(())
     })?;
+    scanner.blank_remnants(&plan)?;
     let live: BTreeSet<u32> = plan.chain.iter().map(|segment| segment.index).collect();
     let free = (0..)
         .zip(&segments)
@@ -101,5 +106,7 @@ pub fn recover(
         next_segment: plan.next_segment,
         checkpoint: plan.checkpoint,
     });
-    Ok((journal, Recovered { checkpoint: plan.checkpoint, identity, entries, torn_at: plan.torn_at }))
+    let superblock_fault = faults.into_iter().flatten().next();
+    let (checkpoint, torn_at) = (plan.checkpoint, plan.torn_at);
+    Ok((journal, Recovered { checkpoint, identity, entries, torn_at, superblock_fault }))
 }

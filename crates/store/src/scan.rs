@@ -1,7 +1,7 @@
 //! Reading a journal that may have been torn or damaged: single groups, segment headers, and the plan of what of
-//! it is the log. Only reads; never indexes, never panics on what it finds; holds one group at a time.
+//! it is the log. Never indexes, never panics on what it finds; holds one group at a time.
 //!
-//! How the end of the log is found ([`plan`]):
+//! How the end of the log is found ([`Scanner::plan`]):
 //! 1. The segment with the greatest sequence number is the newest; its groups are read up to the first that is not
 //!    whole. The last whole one's checkpoint names the oldest segment that is needed; each segment names the one
 //!    before it.
@@ -75,6 +75,9 @@ pub(crate) struct Plan {
     pub checkpoint: Checkpoint,
     /// Where a group was cut off.
     pub torn_at: Option<u64>,
+    /// Pages that still hold the start of a group that was cut off. They must be blanked before anything is
+    /// written, or a later torn write could make the group whole again, after the site has gone on without it.
+    pub remnants: Vec<u64>,
 }
 
 /// A journal being read.
@@ -273,6 +276,7 @@ impl<'d> Scanner<'d> {
                 next_segment: 1,
                 checkpoint: Checkpoint::FIRST,
                 torn_at: None,
+                remnants: Vec::new(),
             },
             Some((_, newest)) => self.newest(newest)?,
         };
@@ -311,13 +315,10 @@ impl<'d> Scanner<'d> {
             }
         };
         // The page at `at` itself holds at most the group that was under way: only pages behind it tell of damage.
-        if let Some((later_at, later)) = self.later_group(newest.index, at + PAGE, group_seq)?
+        if let Some((later_at, _)) = self.later_group(newest.index, at + PAGE, group_seq)?
             && !planted(Mutant::TakeTornTail)
         {
-            let what = match broken {
-                Some(damage) if later == group_seq => damage,
-                _ => Damage::GroupMissing { seq: group_seq, later_at },
-            };
+            let what = broken.unwrap_or(Damage::GroupMissing { seq: group_seq, later_at });
             return Err(StoreError::Damaged { segment: newest.index, offset: at, what });
         }
         Ok(Plan {
@@ -327,6 +328,7 @@ impl<'d> Scanner<'d> {
             next_segment: newest.seq + 1,
             checkpoint,
             torn_at: broken.map(|_| at),
+            remnants: broken.map(|_| at).into_iter().collect(),
         })
     }
 
@@ -345,7 +347,10 @@ impl<'d> Scanner<'d> {
             let start = self.layout.start(index);
             match self.later_group(index, start + PAGE, plan.next_group)? {
                 None => {}
-                Some((at, seq)) if at == start + PAGE && seq == plan.next_group => plan.torn_at = Some(start),
+                Some((at, seq)) if at == start + PAGE && seq == plan.next_group => {
+                    plan.torn_at = Some(start);
+                    plan.remnants.extend([start, at]);
+                }
                 Some((later_at, _)) => {
                     let missing = Damage::GroupMissing { seq: plan.next_group, later_at };
                     return Err(self.damaged(index, 0, broken.unwrap_or(missing)));
@@ -385,6 +390,34 @@ impl<'d> Scanner<'d> {
         }
         chain.reverse();
         Ok(chain)
+    }
+
+    /// Reads a segment's groups up to the first that is not whole; says what is wrong with that one, if it is there.
+    pub fn groups_of(
+        &mut self,
+        segment: &SegmentHeader,
+        each: &mut dyn FnMut(u64, &FoundGroup),
+    ) -> Result<Option<(u64, Damage)>, DiskError> {
+        let mut at = self.layout.start(segment.index) + PAGE;
+        for group_seq in segment.first_group.. {
+            match self.group(segment, at, group_seq)? {
+                GroupRead::Whole(group) => {
+                    each(at, &group);
+                    at += u64::from(group.header.pages) * PAGE;
+                }
+                GroupRead::Broken(damage) => return Ok(Some((at, damage))),
+                GroupRead::Nothing => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Blanks what is left of groups that were cut off, durably.
+    pub fn blank_remnants(&mut self, plan: &Plan) -> Result<(), DiskError> {
+        for at in &plan.remnants {
+            self.disk.write_at(*at, &[0; PAGE_BYTES])?;
+        }
+        if plan.remnants.is_empty() { Ok(()) } else { self.disk.sync() }
     }
 
     /// Reads the log of `plan` from its start, group by group; anything not whole is damage.

@@ -1,0 +1,374 @@
+//! Whatever is appended, grouped, recycled and crashed, in whatever order: recovery gives the durable prefix, with
+//! the group that was under way wholly or not at all, and never a stale entry.
+
+mod fault_disk;
+
+use biplex_engine::{AppendSeq, Body, Entry, JournalPos, SiteId, Stamp};
+use biplex_store::{Checkpoint, Disk, Group, Journal, create_with, recover};
+use fault_disk::{FaultDisk, PAIR, Random, entry, identity, small};
+use std::collections::VecDeque;
+
+/// A journal's user, with the memory of an elephant.
+struct World {
+    random: Random,
+    disk: FaultDisk,
+    journal: Journal,
+    /// Durable entries that recovery may still give, oldest first.
+    durable: VecDeque<(Entry, JournalPos)>,
+    /// Appended, not durable.
+    pending: VecDeque<(AppendSeq, Entry, JournalPos)>,
+    under_way: Option<Group>,
+    checkpoint_durable: Checkpoint,
+    clock: u64,
+    pins: Vec<(JournalPos, Entry)>,
+    crashes: u64,
+    torn: u64,
+    full: u64,
+    laps: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let layout = small();
+        let mut disk = FaultDisk::new(layout.bytes());
+        create_with(&mut disk, layout, &identity(), &mut |_, _| ()).expect("a journal");
+        let (journal, recovered) = recover(&mut disk, None, &mut |_, _| panic!("empty")).expect("an empty journal");
+        assert_eq!(recovered.checkpoint, Checkpoint::FIRST);
+        World {
+            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            disk,
+            journal,
+            durable: VecDeque::new(),
+            pending: VecDeque::new(),
+            under_way: None,
+            checkpoint_durable: Checkpoint::FIRST,
+            clock: 0,
+            pins: Vec::new(),
+            crashes: 0,
+            torn: 0,
+            full: 0,
+            laps: 0,
+        }
+    }
+
+    fn append(&mut self) {
+        self.clock += 1;
+        let site = if self.random.chance(50) { SiteId::A } else { SiteId::B };
+        let entry = entry(&mut self.random, Stamp { time: self.clock, site }, self.clock, 20);
+        match self.journal.append(&entry) {
+            Ok((seq, pos)) => self.pending.push_back((seq, entry, pos)),
+            Err(_) => {
+                self.full += 1;
+                if self.random.chance(30) {
+                    self.make_room(&entry);
+                }
+            }
+        }
+    }
+
+    /// A full journal must come free again by destaging alone.
+    fn make_room(&mut self, entry: &Entry) {
+        while let Some((pos, entry)) = self.pins.pop() {
+            self.check_body(pos, &entry);
+            self.journal.unpin(pos);
+        }
+        while self.under_way.is_some() || self.journal.next_group().is_some_and(|g| self.start(g)) {
+            self.finish();
+        }
+        self.destage(100);
+        self.write();
+        self.finish();
+        self.journal.recycle(self.checkpoint_durable.destaged);
+        let (seq, pos) = self.journal.append(entry).expect("everything was destaged");
+        self.pending.push_back((seq, entry.clone(), pos));
+    }
+
+    fn start(&mut self, group: Group) -> bool {
+        self.disk.write_at(group.offset, group.pages.as_bytes()).expect("in memory");
+        assert!(self.journal.next_group().is_none() || self.under_way.is_some(), "one at a time");
+        self.under_way = Some(group);
+        true
+    }
+
+    fn write(&mut self) {
+        if self.under_way.is_none()
+            && let Some(group) = self.journal.next_group()
+        {
+            self.start(group);
+        }
+    }
+
+    fn finish(&mut self) {
+        let Some(group) = self.under_way.take() else { return };
+        self.disk.sync().expect("in memory");
+        assert_eq!(self.journal.group_done(), (group.upto, group.checkpoint));
+        self.now_durable(&group);
+    }
+
+    fn now_durable(&mut self, group: &Group) {
+        self.checkpoint_durable = group.checkpoint;
+        while self.pending.front().is_some_and(|(seq, _, _)| *seq <= group.upto) {
+            let (_, entry, pos) = self.pending.pop_front().expect("it was there");
+            self.durable.push_back((entry, pos));
+        }
+    }
+
+    /// A checkpoint whose cut covers some percent of the durable entries.
+    fn destage(&mut self, percent: usize) {
+        let upto = self.durable.len() * percent / 100;
+        let cut = self.durable.iter().take(upto).map(|(entry, _)| entry.stamp).max();
+        let destaged = cut.unwrap_or(Stamp::ZERO).max(self.journal.checkpoint().destaged);
+        let resume_from = self.random.chance(20).then_some(Stamp { time: self.clock, site: SiteId::B });
+        let checkpoint = Checkpoint {
+            clock_ceiling: self.clock + 100,
+            destaged,
+            resume_from,
+            peer_journal: 7,
+            run: self.crashes as u32,
+            oldest_segment: 12345, // the journal sets its own
+        };
+        self.journal.set_checkpoint(checkpoint);
+        self.journal.request_group();
+    }
+
+    fn pin(&mut self) {
+        if self.durable.is_empty() {
+            return;
+        }
+        let which = self.random.below(self.durable.len() as u64) as usize;
+        let (entry, pos) = self.durable[which].clone();
+        // Only what a site would still look for: beyond the cut.
+        if entry.stamp > self.checkpoint_durable.destaged {
+            self.journal.pin(pos);
+            self.pins.push((pos, entry));
+        }
+    }
+
+    fn check_body(&mut self, pos: JournalPos, entry: &Entry) {
+        let (Body::Data(expected) | Body::Fill(expected)) = &entry.body else { return };
+        let (offset, len, skip) = Journal::read_order(pos, expected.len());
+        assert_eq!((offset % 512, len % 512), (0, 0));
+        let mut bytes = vec![0; len as usize];
+        self.disk.read_at(offset, &mut bytes).expect("within the journal");
+        assert_eq!(&bytes[skip..skip + expected.len()], &expected[..], "the body lies where append said");
+    }
+
+    fn crash(&mut self) {
+        self.crashes += 1;
+        let under_way = self.under_way.take();
+        if self.random.chance(80) {
+            self.disk.crash(&mut self.random);
+        } else {
+            self.disk.kill();
+        }
+        let before = self.disk.seen.clone();
+        let (journal, found, checkpoint, torn_at) = self.recover();
+        if torn_at.is_some() {
+            self.torn += 1;
+            assert!(under_way.is_some(), "only what was under way can be torn");
+        }
+        // Which durable prefix is it?
+        let mut expected = self.durable.clone();
+        let whole = checkpoint != self.checkpoint_durable
+            || under_way.as_ref().is_some_and(|group| group.checkpoint == checkpoint && torn_at.is_none());
+        if let Some(group) = &under_way
+            && whole
+        {
+            let with: Vec<(Entry, JournalPos)> = self
+                .pending
+                .iter()
+                .filter(|(seq, _, _)| *seq <= group.upto)
+                .map(|(_, entry, pos)| (entry.clone(), *pos))
+                .collect();
+            if found.back().map(|(entry, _)| entry.stamp) == with.last().map(|(entry, _)| entry.stamp) {
+                expected.extend(with);
+            }
+        }
+        while expected.len() > found.len() {
+            let (lost, _) = expected.pop_front().expect("longer than what was found");
+            assert!(lost.stamp <= checkpoint.destaged, "{} is not destaged and was not recovered", lost.stamp);
+        }
+        assert!(found == expected, "recovered something else: {} entries of {}", found.len(), expected.len());
+        // Recovering again gives the same, torn or not, and writes nothing if nothing was torn.
+        if torn_at.is_none() {
+            assert!(before == self.disk.seen, "recovery wrote though nothing was torn");
+        }
+        let after = self.disk.seen.clone();
+        let (_, again, checkpoint_again, torn_again) = self.recover();
+        assert!(again == found && checkpoint_again == checkpoint && torn_again.is_none());
+        assert!(after == self.disk.seen, "the second recovery wrote something");
+        self.journal = journal;
+        self.durable = found;
+        self.pending.clear();
+        self.pins.clear();
+        self.checkpoint_durable = checkpoint;
+        for (entry, pos) in self.durable.clone() {
+            self.check_body(pos, &entry);
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn recover(&mut self) -> (Journal, VecDeque<(Entry, JournalPos)>, Checkpoint, Option<u64>) {
+        let mut found = VecDeque::new();
+        let (journal, recovered) =
+            recover(&mut self.disk, Some((SiteId::A, PAIR)), &mut |entry, pos| found.push_back((entry, pos)))
+                .expect("a crash is no damage");
+        assert_eq!(recovered.entries, found.len() as u64);
+        (journal, found, recovered.checkpoint, recovered.torn_at)
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..40 => self.append(),
+            40..60 => self.write(),
+            60..78 => self.finish(),
+            78..84 => {
+                let percent = [0, 50, 90, 100][self.random.below(4) as usize];
+                self.destage(percent);
+            }
+            84..90 => {
+                self.laps += 1;
+                self.journal.recycle(self.checkpoint_durable.destaged);
+            }
+            90..93 => self.pin(),
+            93..96 => {
+                if let Some((pos, entry)) = self.pins.pop() {
+                    self.check_body(pos, &entry);
+                    self.journal.unpin(pos);
+                }
+            }
+            _ => self.crash(),
+        }
+        assert!(self.journal.used_bytes() <= self.journal.file_bytes());
+    }
+}
+
+#[test]
+fn recovered_entries_are_exactly_the_durable_prefix() {
+    let (mut crashes, mut torn, mut full) = (0, 0, 0);
+    for seed in 1..=120 {
+        let outcome = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            for _ in 0..400 {
+                world.step();
+            }
+            (world.crashes, world.torn, world.full)
+        });
+        let (c, t, f) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
+        (crashes, torn, full) = (crashes + c, torn + t, full + f);
+    }
+    println!("{crashes} crashes, {torn} torn groups, {full} refusals");
+    assert!(crashes > 1000 && torn > 100 && full > 100, "{crashes} crashes, {torn} torn, {full} full");
+}
+
+#[test]
+fn checkpoints_find_room_for_ever_while_the_journal_is_full() {
+    let mut world = World::new(7);
+    while world.full == 0 {
+        let mut random = Random(world.clock + 1);
+        world.clock += 1;
+        let entry = entry(&mut random, Stamp { time: world.clock, site: SiteId::A }, world.clock, 20);
+        match world.journal.append(&entry) {
+            Ok((seq, pos)) => world.pending.push_back((seq, entry, pos)),
+            Err(_) => world.full += 1,
+        }
+        world.write();
+        world.finish();
+    }
+    let entries = world.durable.len();
+    for round in 0..200 {
+        world.journal.request_group();
+        world.write();
+        assert!(world.under_way.is_some(), "checkpoint {round} found no room");
+        world.finish();
+        if round % 17 == 0 {
+            world.crash();
+            assert_eq!(world.durable.len(), entries);
+        }
+    }
+    world.destage(100);
+    world.write();
+    world.finish();
+    world.journal.recycle(world.checkpoint_durable.destaged);
+    world.full = 0;
+    world.append();
+    assert_eq!(world.full, 0, "everything was destaged, yet it is full");
+}
+
+#[test]
+fn an_interrupted_making_is_recognised() {
+    let layout = small();
+    for syncs in 0..=3 {
+        let mut disk = StopAfter { disk: FaultDisk::new(layout.bytes()), syncs };
+        let made = create_with(&mut disk, layout, &identity(), &mut |_, _| ());
+        let mut disk = disk.disk;
+        disk.crash(&mut Random(9));
+        let opened = recover(&mut disk, None, &mut |_, _| ());
+        match (made, opened) {
+            (Err(_), Ok(_)) => assert_eq!(syncs, 3, "usable only once the first superblock is there"),
+            (Err(_), Err(_)) => assert!(syncs < 4),
+            (Ok(()), opened) => assert!(opened.is_ok()),
+        }
+    }
+}
+
+/// A disk that fails when it was synced so often.
+struct StopAfter {
+    disk: FaultDisk,
+    syncs: u64,
+}
+
+impl Disk for StopAfter {
+    fn len(&mut self) -> Result<u64, biplex_store::DiskError> {
+        self.disk.len()
+    }
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<(), biplex_store::DiskError> {
+        self.disk.read_at(offset, buf)
+    }
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), biplex_store::DiskError> {
+        self.disk.write_at(offset, data)
+    }
+    fn sync(&mut self) -> Result<(), biplex_store::DiskError> {
+        if self.disk.syncs == self.syncs {
+            return Err(biplex_store::DiskError { message: "stopped".to_owned() });
+        }
+        self.disk.sync()
+    }
+}
+
+#[test]
+fn only_a_plain_checkpoint_is_left_when_all_was_destaged() {
+    let mut world = World::new(3);
+    for _ in 0..60 {
+        world.append();
+        world.write();
+        world.finish();
+    }
+    world.destage(100);
+    world.write();
+    world.finish();
+    world.journal.recycle(world.checkpoint_durable.destaged);
+    let used = world.journal.used_bytes();
+    assert!(used <= 48 << 10, "one segment is left, not {used} bytes");
+    world.crash();
+    assert_eq!(world.checkpoint_durable.clock_ceiling, world.clock + 100);
+}
+
+/// The checker above must see what it claims to see.
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_bugs_are_caught() {
+    use biplex_engine::mutant::{Mutant, plant};
+    for mutant in [Mutant::TakeTornTail, Mutant::RecycleTooEarly, Mutant::RecoverOwnOnly] {
+        let caught = (1..=60).any(|seed| {
+            std::panic::catch_unwind(|| {
+                plant(Some(mutant));
+                let mut world = World::new(seed);
+                (0..400).for_each(|_| world.step());
+            })
+            .is_err()
+        });
+        plant(None);
+        assert!(caught, "{mutant:?} was not caught");
+    }
+}
