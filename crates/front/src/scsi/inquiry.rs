@@ -18,8 +18,8 @@ const PRODUCT: &[u8; 16] = b"ACTIVE PAIR DISK";
 const REVISION: &[u8; 4] = b"0001";
 /// Byte 0 where no unit is: peripheral qualifier 011b, device type 1Fh.
 const NOWHERE: u8 = 0x7f;
-/// SPC-4, SBC-3 revision 35, iSCSI.
-const VERSION_DESCRIPTORS: [u16; 3] = [0x0460, 0x04c3, 0x0960];
+/// SPC-4, SBC-3, iSCSI, each without a revision: the form that most hosts know.
+const VERSION_DESCRIPTORS: [u16; 3] = [0x0460, 0x04c0, 0x0960];
 const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
 /// A designator's length is one byte, and SCSI name strings end in a multiple of four (SPC-4 7.8.6.11).
 const DESIGNATOR_MAX: usize = 252;
@@ -115,7 +115,7 @@ fn extended_inquiry() -> Vec<u8> {
 /// Page B0h (SBC-3 6.6.4).
 fn block_limits() -> Vec<u8> {
     let mut body = Vec::with_capacity(60);
-    body.push(0x01); // WSNZ: WRITE SAME of zero blocks is refused
+    body.push(0x00); // WSNZ 0: WRITE SAME of zero blocks goes to the end
     body.push(0); // MAXIMUM COMPARE AND WRITE LENGTH: with E4.1
     body.extend_from_slice(&(1u16 << PHYSICAL_EXPONENT).to_be_bytes()); // optimal transfer granularity
     body.extend_from_slice(&(MAX_TRANSFER_BLOCKS as u32).to_be_bytes());
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(data.len(), 96);
         assert_eq!(data[..8], [0, 0, 6, 0x12, 91, 0x10, 0x10, 2]);
         assert_eq!(&data[8..36], b"BIPLEX  ACTIVE PAIR DISK0001");
-        assert_eq!(data[58..66], [0x04, 0x60, 0x04, 0xc3, 0x09, 0x60, 0, 0]);
+        assert_eq!(data[58..66], [0x04, 0x60, 0x04, 0xc0, 0x09, 0x60, 0, 0]);
         assert_eq!(Ok(data), ask(SiteId::B));
     }
 
@@ -217,10 +217,10 @@ mod tests {
     fn limits_and_provisioning_are_spelt_as_sbc_says() {
         assert_eq!(page(0x80, SiteId::A), b"\0\x80\0\x04AB12");
         let limits = page(0xb0, SiteId::A);
-        assert_eq!(limits[..8], [0, 0xb0, 0, 0x3c, 1, 0, 0, 8]);
+        assert_eq!(limits[..8], [0, 0xb0, 0, 0x3c, 0, 0, 0, 8]);
         assert_eq!(limits[8..20], [0, 0, 0x20, 0, 0, 0, 8, 0, 0, 0, 0, 0]);
         assert_eq!(limits[20..36], [0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0x80, 0, 0, 0]);
-        assert_eq!(limits[36..44], [0, 0, 0, 0, 0, 4, 0, 0]);
+        assert_eq!(limits[36..44], [0, 0, 0, 0, 0, 0, 0x80, 0]);
         assert_eq!(limits.len(), 64);
         assert_eq!(page(0xb1, SiteId::A)[..6], [0, 0xb1, 0, 0x3c, 0, 1]);
         assert_eq!(page(0xb2, SiteId::A), [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);

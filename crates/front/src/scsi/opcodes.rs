@@ -76,6 +76,7 @@ const OLD_CAPACITY_BITS: &[(usize, u8)] = &[(1, 0x01), (2, A), (3, A), (4, A), (
 const OLD_CAPACITY16_BITS: &[(usize, u8)] =
     &[(2, A), (3, A), (4, A), (5, A), (6, A), (7, A), (8, A), (9, A), (14, 0x01)];
 
+// PRE-FETCH is itself a hint: the GROUP NUMBER in it is disregarded, where other commands refuse one (rows below).
 const fn row(
     opcode: u8,
     operation: Operation,
@@ -113,7 +114,7 @@ pub(super) const ROWS: &[Row] = &[
     row(0x2a, Operation::Write, Access::Write, &[0x18, A, A, A, A, 0, A, A, 0], OLD_MEDIA_BITS),
     row(0x2e, Operation::WriteVerify, Access::Write, &[0x12, A, A, A, A, 0, A, A, 0], OLD_RELADR),
     row(0x2f, Operation::Verify, Access::Read, &[0x16, A, A, A, A, 0, A, A, 0], OLD_RELADR),
-    row(0x34, Operation::Prefetch, Access::Read, &[0x02, A, A, A, A, 0, A, A, 0], OLD_RELADR),
+    row(0x34, Operation::Prefetch, Access::Read, &[0x02, A, A, A, A, 0, A, A, 0], &[(1, 0x01), (6, 0x1f)]),
     row(0x35, Operation::SynchronizeCache, Access::Control, &[0x02, A, A, A, A, 0, A, A, 0], OLD_SYNC_BITS),
     row(0x37, Operation::ReadDefects, Access::Read, &[0, 0x1f, 0, 0, 0, 0, A, A, 0], &[]),
     row(0x41, Operation::WriteSame, Access::Write, &[0x08, A, A, A, A, 0, A, A, 0], &[]),
@@ -124,7 +125,7 @@ pub(super) const ROWS: &[Row] = &[
     row(0x8a, Operation::Write, Access::Write, MEDIA_16, OLD_MEDIA_BITS),
     row(0x8e, Operation::WriteVerify, Access::Write, WRITE_VERIFY_16, OLD_RELADR),
     row(0x8f, Operation::Verify, Access::Read, VERIFY_16, OLD_RELADR),
-    row(0x90, Operation::Prefetch, Access::Read, CACHE_16, OLD_RELADR),
+    row(0x90, Operation::Prefetch, Access::Read, CACHE_16, &[(1, 0x01), (14, 0x1f)]),
     row(0x91, Operation::SynchronizeCache, Access::Control, CACHE_16, OLD_SYNC_BITS),
     row(0x93, Operation::WriteSame, Access::Write, &[0x09, A, A, A, A, A, A, A, A, A, A, A, A, 0, 0], &[]),
     action(
