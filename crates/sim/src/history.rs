@@ -34,6 +34,8 @@ pub struct Operation {
     pub volume: usize,
     /// What it did.
     pub deed: Deed,
+    /// When it was asked, virtual nanoseconds.
+    pub time: u64,
     /// When it was asked.
     pub asked: Moment,
     /// When it was completed well. A command that failed, timed out or lost its site stays `None`: whether it

@@ -123,7 +123,7 @@ impl World {
         let (site, id) = (host.site, host.id);
         self.tasks += 1;
         let task = TaskId(self.tasks);
-        let asked = self.moment();
+        let (asked, time) = (self.moment(), self.schedule.time());
         self.note(&[20, site as u64, task.0], &[], || {
             let what = match &wish.command {
                 Command::Read { extent, .. } => format!("read {extent}"),
@@ -142,6 +142,7 @@ impl World {
             host: index,
             volume: wish.volume,
             deed: wish.deed,
+            time,
             asked,
             done: None,
         });
@@ -209,7 +210,7 @@ impl World {
             Failure::MediumRead { .. } | Failure::MediumWrite { .. } => {
                 self.counts.medium_errors += 1;
                 let place = &self.places[self.hosts[index].site.index()];
-                if !place.volume_failed {
+                if !place.volume_failed && !place.journal_failed {
                     self.violation("answers", format!("{failure:?} although no disk failed"));
                 }
                 MS
@@ -299,12 +300,11 @@ impl World {
             return;
         }
         let place = &self.places[op.site.index()];
-        let time = self.schedule.time();
         let limit = self.scenario.lease + self.scenario.lease / 1_000 + US;
-        if place.heard.is_none_or(|heard| time - heard > limit) {
-            let since = place.heard.map(|heard| time - heard);
+        if place.heard.is_none_or(|heard| heard + limit < op.time) {
+            let since = place.heard.map(|heard| op.time.saturating_sub(heard));
             let site = op.site;
-            self.violation("lease", format!("site {site} answers a read; peer last heard {since:?} ns ago"));
+            self.violation("lease", format!("site {site} answers a read asked {since:?} ns after it last heard of its peer"));
         }
     }
 }

@@ -52,8 +52,9 @@ impl World {
     }
 
     fn judge_bounds(&mut self, id: SiteId, status: &Status) {
-        let command = self.scenario.blocks.1.max(32) * BLOCK as u64;
-        if status.hold_bytes > status.hold_limit + command {
+        // What is not durable yet has no other place than memory; the hosts' commands bound it.
+        let commands = 2 * (self.scenario.hosts * self.scenario.depth) as u64 * self.scenario.blocks.1 * BLOCK as u64;
+        if status.hold_bytes > status.hold_limit + commands {
             let what = format!("site {id} holds {} bytes, limit {}", status.hold_bytes, status.hold_limit);
             self.violation("bounds", what);
         }
@@ -73,7 +74,8 @@ impl World {
         self.counts.digests_equal += status.digest.equal.saturating_sub(place.digests_equal);
         place.digests_equal = status.digest.equal;
         if status.digest.different > 0 {
-            let what = format!("site {id} finds {} digest rows different", status.digest.different);
+            let alarm = status.alarms.last().map_or("", String::as_str);
+            let what = format!("site {id} finds {} digest rows different: {alarm}", status.digest.different);
             self.violation("digest", what);
         }
     }

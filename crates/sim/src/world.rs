@@ -117,7 +117,7 @@ impl World {
             let place = &mut self.places[site.index()];
             let config = place.config.clone();
             let disk = place.disk(Device::Journal).expect("made with the place");
-            if let Err(why) = crate::journal::create(disk, &config, &mut |bytes: &mut [u8]| seed.fill(bytes))
+            if let Err(why) = crate::journal::create(disk, &config, &mut seed)
             {
                 self.violation("start", why);
                 return;
@@ -213,12 +213,12 @@ impl World {
             }
             site.handle(now, event);
         }
-        if site.next_deadline() <= now.mono {
+        if site.next_deadline(now) <= now.mono {
             site.handle(now, Event::Tick);
         }
         let mut actions = Vec::new();
         site.poll(now, &mut actions);
-        let deadline = site.next_deadline();
+        let deadline = site.next_deadline(now);
         let next = place.clock.when(deadline).max(time + US).max(place.paused_until);
         self.plan_wake(id, next);
         self.counts.looks += 1;
