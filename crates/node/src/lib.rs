@@ -1,1 +1,18 @@
-//! x
+//! The daemon `biplex` and its command line: everything that touches the operating system, and nothing that decides.
+//!
+//! One core thread waits for sockets and runs the site ([`core_loop`]); one thread writes the journal and a few
+//! serve the stores ([`disks`]); one listens to the operator ([`admin`]). All they exchange are letters ([`mailbox`]).
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod core_loop;
+pub mod disks;
+pub mod hosts;
+pub mod keys;
+pub mod link;
+pub mod mailbox;
+pub mod render;
+pub mod serve;
+pub mod tls;
+pub mod wire;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary `biplex`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    biplex::cli::run()
+}

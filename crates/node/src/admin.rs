@@ -1,0 +1,248 @@
+//! Answers for the local admin socket: newline-delimited JSON, one request a line, one answer a line. Threads here
+//! only carry text; the core answers. Limits: clients at a time, bytes of a request, rows of an answer.
+//!
+//! ```text
+//! {"ask":"status"}                        {"ok":{"site":"a",…}}
+//! {"ask":"table","skip":0,"limit":100}    {"ok":[{"number":1,…},…]}
+//! {"ask":"map","volume":"vol0"}           {"error":"there is no volume \"vol0\""}
+//! ```
+
+use crate::mailbox::{Letter, Sender};
+use anyhow::{Context, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+/// Clients at a time.
+pub const CLIENTS_MAX: usize = 16;
+/// Bytes of a request.
+pub const REQUEST_BYTES_MAX: u64 = 4096;
+/// Rows of one answer; a client asks again for more.
+pub const ROWS_MAX: usize = 4096;
+/// How long a client may be silent, and how long it waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What can be asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Question {
+    /// The site at a glance.
+    Status,
+    /// The hold table (E1.3) from row `skip`, at most `limit` rows and at most [`ROWS_MAX`].
+    Table {
+        /// Rows to leave out.
+        #[serde(default)]
+        skip: usize,
+        /// Rows wanted.
+        limit: usize,
+    },
+    /// The block state map of a volume (E1.6).
+    Map {
+        /// Its name.
+        volume: String,
+    },
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// What was asked for.
+    Ok(serde_json::Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// A question on its way to the core, with where the answer goes.
+pub struct Ask {
+    /// The question.
+    pub question: Question,
+    /// Takes one answer.
+    pub reply: SyncSender<Answer>,
+}
+
+/// The admin socket; removed when dropped.
+pub struct AdminSocket {
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Listens, for this user alone. The state lock is held, so a socket file that lies there is a dead daemon's.
+    pub fn listen(path: &Path, sender: Sender) -> anyhow::Result<AdminSocket> {
+        let shown = path.display();
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        if UnixStream::connect(path).is_ok() {
+            bail!("the admin socket {shown} is served by another process; name another one");
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove the stale admin socket {shown}"));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let listener =
+            UnixListener::bind(path).with_context(|| format!("cannot listen at the admin socket {shown}"))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(|| shown.to_string())?;
+        let serve = move || serve(&listener, &sender);
+        std::thread::Builder::new().name("biplex-admin".to_owned()).spawn(serve)?;
+        Ok(AdminSocket { path: path.to_owned() })
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+fn serve(listener: &UnixListener, sender: &Sender) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!("admin: cannot accept: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if clients.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
+            clients.fetch_sub(1, Ordering::SeqCst);
+            tracing::warn!("admin: a client was refused: {CLIENTS_MAX} are connected");
+            continue;
+        }
+        let (sender, counter) = (sender.clone(), clients.clone());
+        let talk = move || {
+            if let Err(error) = talk(&stream, &sender) {
+                tracing::debug!("admin: {error}");
+            }
+            counter.fetch_sub(1, Ordering::SeqCst);
+        };
+        if let Err(error) = std::thread::Builder::new().name("biplex-admin-client".to_owned()).spawn(talk) {
+            clients.fetch_sub(1, Ordering::SeqCst);
+            tracing::warn!("admin: no thread for a client: {error}");
+        }
+    }
+}
+
+fn talk(mut stream: &UnixStream, sender: &Sender) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(REQUEST_BYTES_MAX).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let answer = match serde_json::from_str(&line) {
+            Ok(question) => pass_on(question, sender),
+            Err(error) => Answer::Error(format!("this is not a request: {error}")),
+        };
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        stream.write_all(&text)?;
+        if !line.ends_with('\n') {
+            bail!("a request of more than {REQUEST_BYTES_MAX} bytes");
+        }
+    }
+}
+
+fn pass_on(question: Question, sender: &Sender) -> Answer {
+    let (reply, answers) = sync_channel(1);
+    if !sender.post(Letter::Ask(Ask { question, reply })) {
+        return Answer::Error("the site is stopping".to_owned());
+    }
+    answers.recv_timeout(PATIENCE).unwrap_or_else(|_| Answer::Error("the site did not answer".to_owned()))
+}
+
+/// The client's side: asks the daemon at `socket`.
+pub fn ask(socket: &Path, question: &Question) -> anyhow::Result<serde_json::Value> {
+    let shown = socket.display();
+    let mut stream = UnixStream::connect(socket).with_context(|| {
+        format!("nobody answers at {shown}; is `biplex serve` running with this admin socket?")
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = serde_json::to_vec(question)?;
+    request.push(b'\n');
+    stream.write_all(&request)?;
+    let mut line = String::new();
+    if BufReader::new(&stream).read_line(&mut line)? == 0 {
+        bail!("the daemon at {shown} closed the connection without an answer");
+    }
+    match serde_json::from_str(&line)
+        .with_context(|| format!("the daemon at {shown} answered something else"))?
+    {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(why) => Err(anyhow!("{why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::mailbox;
+
+    #[test]
+    fn questions_reach_the_core_and_answers_come_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        let (sender, letters) = mailbox(Arc::new(|| ()));
+        let socket = AdminSocket::listen(&path, sender).expect("listens");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let core = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            while asked.len() < 2 {
+                if let Some(Letter::Ask(ask)) = letters.next() {
+                    let answer = match &ask.question {
+                        Question::Map { volume } => Answer::Error(format!("no {volume}")),
+                        Question::Status | Question::Table { .. } => Answer::Ok(serde_json::json!([1, 2])),
+                    };
+                    ask.reply.send(answer).expect("someone waits");
+                    asked.push(ask.question);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            asked
+        });
+        let rows = ask(&path, &Question::Table { skip: 0, limit: 5 }).expect("an answer");
+        assert_eq!(rows, serde_json::json!([1, 2]));
+        let refused = ask(&path, &Question::Map { volume: "x".to_owned() }).expect_err("no such volume");
+        assert_eq!(refused.to_string(), "no x");
+        assert_eq!(core.join().expect("no panic").len(), 2);
+        drop(socket);
+        assert!(!path.exists());
+        let nobody = ask(&path, &Question::Status).expect_err("nobody").to_string();
+        assert!(nobody.contains("biplex serve"), "{nobody}");
+    }
+
+    #[test]
+    fn garbage_is_answered_with_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        let (sender, _letters) = mailbox(Arc::new(|| ()));
+        let _socket = AdminSocket::listen(&path, sender).expect("listens");
+        let mut stream = UnixStream::connect(&path).expect("connects");
+        stream.write_all(b"\xff\xfe{}\n").expect("written");
+        stream.shutdown(std::net::Shutdown::Write).expect("ends");
+        let mut answer = String::new();
+        drop(stream.read_to_string(&mut answer));
+        assert!(answer.is_empty() || answer.contains("error"), "{answer}");
+        let mut stream = UnixStream::connect(&path).expect("connects");
+        stream.write_all(b"{\"ask\":\"coffee\"}\n").expect("written");
+        stream.shutdown(std::net::Shutdown::Write).expect("ends");
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.contains("not a request"), "{answer}");
+    }
+}

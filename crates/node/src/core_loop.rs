@@ -1,0 +1,273 @@
+//! Answers for the one thread on which the site lives: waits for sockets, disks, signals and time, hands them to the
+//! site as events, and carries its actions out. Decides nothing. Never waits anywhere but in `poll`.
+//!
+//! ```text
+//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ disk orders, sends ─▶ flush ─▶ poll
+//!                                                   ▲──────── inline disk answers ────────┘
+//! ```
+
+use crate::admin::{Answer, Ask, Question, ROWS_MAX};
+use crate::disks::Disks;
+use crate::hosts::Hosts;
+use crate::link::{Link, Surroundings};
+use crate::mailbox::{Letter, Mailbox};
+use biplex_engine::Now;
+use biplex_site::{Action, Event, Notice, Severity, Site};
+use mio::{Events, Poll, Token};
+use rustix::time::{ClockId, clock_gettime};
+use signal_hook_mio::v1_0::Signals;
+use std::time::Duration;
+
+/// Wakes the core for letters.
+pub const WAKER: Token = Token(0);
+/// The iSCSI listener.
+pub const HOSTS: Token = Token(1);
+/// The link's listener.
+pub const LINK: Token = Token(2);
+/// SIGTERM and SIGINT.
+pub const SIGNALS: Token = Token(3);
+/// First token of connections.
+pub const TOKENS_FROM: usize = 16;
+
+/// Rounds of site and inline disk answers before the sockets get their turn.
+const ROUNDS_MAX: usize = 16;
+/// How long an orderly end may take, nanoseconds.
+const DRAIN_MAX: u64 = 15_000_000_000;
+/// How long hosts may take to fetch their last bytes, nanoseconds.
+const FAREWELL_MAX: u64 = 500_000_000;
+/// Longest sleep, so that an error in a deadline cannot stop the site for good.
+const SLEEP_MAX: u64 = 1_000_000_000;
+
+/// How the core ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// As asked for.
+    Drained,
+    /// As asked for, but what was under way did not end in time. Nothing that was completed is lost.
+    DrainTimedOut,
+    /// The site must be recovered.
+    Halted(String),
+    /// The operator asked twice.
+    Forced,
+}
+
+/// What the core runs on.
+pub struct Core {
+    /// Readiness of all below.
+    pub poll: Poll,
+    /// The site.
+    pub site: Site,
+    /// The iSCSI port.
+    pub hosts: Hosts,
+    /// The line to the peer.
+    pub link: Link,
+    /// Journal and stores.
+    pub disks: Disks,
+    /// Letters of other threads.
+    pub mailbox: Mailbox,
+    /// SIGTERM and SIGINT.
+    pub signals: Signals,
+    /// Next free token.
+    pub next_token: usize,
+    /// For the farewell.
+    pub progress: Progress,
+}
+
+/// How far the end has come.
+#[derive(Default)]
+pub struct Progress {
+    drain_until: Option<u64>,
+    farewell_until: Option<u64>,
+    forced: bool,
+    halted: Option<String>,
+}
+
+/// The clocks now.
+pub fn now() -> Now {
+    let nanoseconds = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    };
+    Now { wall: nanoseconds(ClockId::Realtime), mono: nanoseconds(ClockId::Monotonic) }
+}
+
+impl Core {
+    /// Runs until the end.
+    pub fn run(&mut self) -> std::io::Result<Ending> {
+        let mut ready = Events::with_capacity(256);
+        let (mut events, mut actions) = (Vec::new(), Vec::new());
+        loop {
+            let timeout = self.timeout(now());
+            match self.poll.poll(&mut ready, Some(timeout)) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(()) => {}
+            }
+            self.gather(&ready, &mut events);
+            ready.clear();
+            for _ in 0..ROUNDS_MAX {
+                self.round(&mut events, &mut actions);
+                if events.is_empty() {
+                    break;
+                }
+            }
+            if let Some(ending) = self.ending(now().mono) {
+                return Ok(ending);
+            }
+            if !events.is_empty() {
+                // Inline answers go on in the next turn, after the sockets had theirs.
+                let now = now();
+                events.drain(..).for_each(|event| self.site.handle(now, event));
+            }
+        }
+    }
+
+    fn timeout(&self, now: Now) -> Duration {
+        if self.hosts.unread() || self.link.unread() {
+            return Duration::ZERO;
+        }
+        let due = [
+            self.hosts.deadline(),
+            self.link.deadline(),
+            self.progress.drain_until,
+            self.progress.farewell_until,
+        ];
+        let due = due.into_iter().flatten().chain([self.site.next_deadline(now)]).min().unwrap_or(0);
+        Duration::from_nanos(due.saturating_sub(now.mono).min(SLEEP_MAX))
+    }
+
+    /// Takes in what sockets, threads and signals have.
+    fn gather(&mut self, ready: &Events, events: &mut Vec<Event>) {
+        let mono = now().mono;
+        let (mut hosts_call, mut link_calls) = (self.hosts.accept_due(mono), false);
+        for event in ready {
+            match event.token() {
+                WAKER => {}
+                HOSTS => hosts_call = true,
+                LINK => link_calls = true,
+                SIGNALS => self.take_signals(mono, events),
+                Token(token) => {
+                    let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                    let writable = event.is_writable() || event.is_error();
+                    if !self.hosts.note(token, readable, writable) {
+                        self.link.note(token, readable, writable);
+                    }
+                }
+            }
+        }
+        if hosts_call {
+            self.hosts.accept(mono, self.poll.registry(), &mut self.next_token, events);
+        }
+        let mut around = Surroundings {
+            now: mono,
+            registry: self.poll.registry(),
+            next_token: &mut self.next_token,
+            events,
+        };
+        if link_calls {
+            self.link.accept(&mut around);
+        }
+        self.mailbox.begin();
+        while let Some(letter) = self.mailbox.next() {
+            match letter {
+                Letter::DiskDone(ticket, result) => around.events.push(Event::DiskDone { ticket, result }),
+                Letter::Ask(ask) => answer(&self.site, ask),
+                Letter::PeerFound(found) => self.link.peer_found(&mut around, found),
+            }
+        }
+        self.link.turn(&mut around);
+        self.hosts.read(events);
+    }
+
+    fn take_signals(&mut self, mono: u64, events: &mut Vec<Event>) {
+        for _ in self.signals.pending() {
+            if self.progress.drain_until.is_some() {
+                self.progress.forced = true;
+            } else {
+                tracing::info!("asked to stop: finishing what is under way; ask again to stop at once");
+                self.progress.drain_until = Some(mono + DRAIN_MAX);
+                events.push(Event::Drain);
+            }
+        }
+    }
+
+    /// Hands the events to the site and carries out what follows; new events are inline answers and sockets' news.
+    fn round(&mut self, events: &mut Vec<Event>, actions: &mut Vec<Action>) {
+        let now = now();
+        events.drain(..).for_each(|event| self.site.handle(now, event));
+        if now.mono >= self.site.next_deadline(now) {
+            self.site.handle(now, Event::Tick);
+        }
+        self.site.poll(now, actions);
+        let mut around = Surroundings {
+            now: now.mono,
+            registry: self.poll.registry(),
+            next_token: &mut self.next_token,
+            events,
+        };
+        for action in actions.drain(..) {
+            match action {
+                Action::HostSend { conn, bytes } => self.hosts.send(conn, bytes),
+                Action::HostClose { conn } => self.hosts.close(now.mono, conn),
+                Action::LinkSend { link, bytes } => self.link.send(link, bytes),
+                Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
+                Action::Disk { ticket, op } => {
+                    if let Some(result) = self.disks.order(ticket, op) {
+                        around.events.push(Event::DiskDone { ticket, result });
+                    }
+                }
+                // Nothing here submits commands past iSCSI.
+                Action::Answer { task, completion: _ } => {
+                    tracing::debug!("an answer nobody asked for: {task:?}")
+                }
+                Action::Notice(notice) => log(&notice),
+                Action::Halt { why } => self.progress.halted = Some(why),
+                Action::Drained => self.progress.farewell_until = Some(now.mono + FAREWELL_MAX),
+            }
+        }
+        self.link.flush(&mut around);
+        self.hosts.flush(now.mono, events);
+    }
+
+    fn ending(&self, mono: u64) -> Option<Ending> {
+        let Progress { drain_until, farewell_until, forced, halted } = &self.progress;
+        if let Some(why) = halted {
+            return Some(Ending::Halted(why.clone()));
+        }
+        if *forced {
+            return Some(Ending::Forced);
+        }
+        if farewell_until.is_some_and(|until| until <= mono || !self.hosts.busy()) {
+            return Some(Ending::Drained);
+        }
+        drain_until.is_some_and(|until| until <= mono).then_some(Ending::DrainTimedOut)
+    }
+}
+
+fn log(notice: &Notice) {
+    match notice.severity {
+        Severity::Debug => tracing::debug!("{}", notice.text),
+        Severity::Info => tracing::info!("{}", notice.text),
+        Severity::Warning => tracing::warn!("{}", notice.text),
+        Severity::Alarm => tracing::error!("ALARM: {}", notice.text),
+    }
+}
+
+fn answer(site: &Site, Ask { question, reply }: Ask) {
+    let value = match &question {
+        Question::Status => serde_json::to_value(site.status(now())),
+        Question::Table { skip, limit } => serde_json::to_value(site.table(*skip, (*limit).min(ROWS_MAX))),
+        Question::Map { volume } => match site.map(volume) {
+            Some(runs) => serde_json::to_value(runs),
+            None => return deliver(&reply, Answer::Error(format!("there is no volume \"{volume}\""))),
+        },
+    };
+    let answer = value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
+    deliver(&reply, answer);
+}
+
+fn deliver(reply: &std::sync::mpsc::SyncSender<Answer>, answer: Answer) {
+    if reply.try_send(answer).is_err() {
+        tracing::debug!("admin: a client went away before its answer");
+    }
+}

@@ -1,0 +1,206 @@
+//! Answers for the site's disk orders: the journal on a thread of its own, the volumes on a small pool, reads that
+//! the page cache can serve at once on the core itself. Every order is answered exactly once, whatever happens to
+//! the thread that works on it. Decides nothing about order: the site knows which orders may run side by side.
+//!
+//! ```text
+//!            AppendDurable ──▶ journal thread ──┐
+//! core ──op──┤ Read ─ RWF_NOWAIT ─ hit ─────────┼──▶ answered on the spot
+//!            └ all else ─▶ pool (4 threads) ────┴──▶ letter to the core
+//! ```
+
+pub mod file_disk;
+pub mod open;
+mod work;
+
+use crate::config::{Config, identity};
+use crate::mailbox::{Letter, Sender};
+use biplex_engine::VolumeId;
+use biplex_store::{Device, DiskError, DiskOp, DiskResult, DiskTicket, PageBuf};
+use bytes::Bytes;
+use open::{JournalFile, StoreFile};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread::JoinHandle;
+
+/// Threads that serve what is not the journal's append.
+pub const POOL_THREADS: usize = 4;
+
+/// An answer that is owed for an order. Dropped unanswered (its thread died) it answers with an error.
+struct Owed {
+    ticket: DiskTicket,
+    sender: Sender,
+    answered: bool,
+}
+
+impl Owed {
+    fn answer(mut self, result: DiskResult) {
+        self.answered = true;
+        self.sender.post(Letter::DiskDone(self.ticket, result));
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.answered {
+            let message = "the thread that worked on this order ended before it did".to_owned();
+            self.sender.post(Letter::DiskDone(self.ticket, Err(DiskError { message })));
+        }
+    }
+}
+
+struct Append {
+    owed: Owed,
+    offset: u64,
+    pages: PageBuf,
+}
+
+/// An order for the pool.
+struct Job {
+    owed: Owed,
+    target: Target,
+    work: Work,
+}
+
+#[derive(Clone)]
+enum Target {
+    Journal(Arc<JournalFile>),
+    Store(Arc<StoreFile>),
+}
+
+enum Work {
+    Read { offset: u64, len: u32 },
+    Write { offset: u64, data: Vec<Bytes> },
+    Zero { offset: u64, len: u64 },
+    Sync,
+}
+
+/// Jobs that wait for a thread; `None` once the daemon ends.
+struct Queue {
+    jobs: Mutex<Option<VecDeque<Job>>>,
+    ready: Condvar,
+}
+
+/// All disks of a site, open and locked.
+pub struct Disks {
+    sender: Sender,
+    journal: Arc<JournalFile>,
+    stores: BTreeMap<VolumeId, Arc<StoreFile>>,
+    appends: Option<mpsc::Sender<Append>>,
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Disks {
+    /// Starts the threads. The files were opened and locked before.
+    pub fn start(
+        config: &Config,
+        journal: JournalFile,
+        stores: Vec<StoreFile>,
+        sender: Sender,
+    ) -> std::io::Result<Disks> {
+        let journal = Arc::new(journal);
+        let ids = config.volumes.iter().map(|volume| identity::volume_id(&volume.name));
+        let stores = ids.zip(stores.into_iter().map(Arc::new)).collect();
+        let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
+        let (appends, orders) = mpsc::channel();
+        let mut threads = Vec::with_capacity(POOL_THREADS + 1);
+        let file = journal.clone();
+        threads.push(named("biplex-journal", move || run_journal(&file, &orders))?);
+        for number in 0..POOL_THREADS {
+            let queue = queue.clone();
+            threads.push(named(&format!("biplex-disk-{number}"), move || run_pool(&queue))?);
+        }
+        Ok(Disks { sender, journal, stores, appends: Some(appends), queue, threads })
+    }
+
+    /// Carries an order out, or has it carried out. `Some` is the answer; otherwise a letter brings it.
+    pub fn order(&mut self, ticket: DiskTicket, op: DiskOp) -> Option<DiskResult> {
+        let owed = |sender: &Sender| Owed { ticket, sender: sender.clone(), answered: false };
+        let (device, work) = match op {
+            DiskOp::AppendDurable { offset, pages } => {
+                let append = Append { owed: owed(&self.sender), offset, pages };
+                // A journal thread that is gone drops the append, and the drop answers it.
+                if let Some(appends) = &self.appends {
+                    drop(appends.send(append));
+                }
+                return None;
+            }
+            DiskOp::Read { device, offset, len } => (device, Work::Read { offset, len }),
+            DiskOp::Write { device, offset, data } => (device, Work::Write { offset, data }),
+            DiskOp::Zero { device, offset, len } => (device, Work::Zero { offset, len }),
+            DiskOp::Sync { device } => (device, Work::Sync),
+        };
+        let target = match device {
+            Device::Journal => Target::Journal(self.journal.clone()),
+            Device::Volume(volume) => match self.stores.get(&volume) {
+                Some(store) => Target::Store(store.clone()),
+                None => return Some(Err(DiskError { message: format!("no store for volume {volume}") })),
+            },
+        };
+        if let (Target::Store(store), Work::Read { offset, len }) = (&target, &work)
+            && let Some(result) = work::read_cached(store, *offset, *len)
+        {
+            return Some(result);
+        }
+        let job = Job { owed: owed(&self.sender), target, work };
+        if let Ok(mut jobs) = self.queue.jobs.lock()
+            && let Some(jobs) = jobs.as_mut()
+        {
+            jobs.push_back(job);
+            self.queue.ready.notify_one();
+        }
+        None
+    }
+}
+
+impl Drop for Disks {
+    /// Lets the threads finish what they have and ends them.
+    fn drop(&mut self) {
+        self.appends = None;
+        if let Ok(mut jobs) = self.queue.jobs.lock() {
+            *jobs = None;
+        }
+        self.queue.ready.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a disk thread panicked");
+            }
+        }
+    }
+}
+
+fn named(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+fn run_journal(journal: &JournalFile, orders: &mpsc::Receiver<Append>) {
+    while let Ok(Append { owed, offset, pages }) = orders.recv() {
+        let result = work::append_durable(journal, offset, &pages);
+        drop(pages);
+        owed.answer(result);
+    }
+}
+
+fn run_pool(queue: &Queue) {
+    while let Some(Job { owed, target, work }) = next_job(queue) {
+        let result = match target {
+            Target::Journal(journal) => work::on_journal(&journal, work),
+            Target::Store(store) => work::on_store(&store, work),
+        };
+        owed.answer(result);
+    }
+}
+
+fn next_job(queue: &Queue) -> Option<Job> {
+    let mut jobs = queue.jobs.lock().ok()?;
+    loop {
+        if let Some(job) = jobs.as_mut()?.pop_front() {
+            return Some(job);
+        }
+        jobs = queue.ready.wait(jobs).ok()?;
+    }
+}
+
+#[cfg(test)]
+#[path = "disks/tests.rs"]
+mod tests;
