@@ -118,14 +118,12 @@ impl Request {
             Operation::Prefetch => on_unit(range, blocks).map(|_| Request::Prefetch),
             Operation::SynchronizeCache => on_unit(range, blocks).map(|_| Request::Flush),
             Operation::WriteSame => {
-                // SBC-3 5.43: WSNZ is zero, so no blocks stand for all up to the end.
-                let to_end = || blocks.saturating_sub(range.lba);
-                let whole =
-                    Range { blocks: if range.blocks == 0 { to_end() } else { range.blocks }, ..range };
-                if whole.blocks > MAX_WRITE_SAME_BLOCKS {
-                    return Err(Sense::field_in_cdb(length_field(length), None));
+                // SBC-3 5.43: WSNZ, MAXIMUM WRITE SAME LENGTH.
+                let wrong_length = Sense::field_in_cdb(length_field(length), None);
+                if range.blocks > MAX_WRITE_SAME_BLOCKS {
+                    return Err(wrong_length);
                 }
-                let extent = on_unit(whole, blocks)?.ok_or(Sense::LBA_OUT_OF_RANGE)?;
+                let extent = on_unit(range, blocks)?.ok_or(wrong_length)?;
                 let has_data = !(length == 16 && cdb.bit(1, 0x01));
                 Ok(Request::WriteSame { extent, unmap: cdb.bit(1, 0x08), has_data })
             }
