@@ -1,0 +1,102 @@
+//! What all sessions of a target share: the device, the answers that the site owes, the orders to the site.
+//!
+//! Invariant: a task stands in `tasks` from the moment its command goes to the site until the site's answer, once.
+
+use super::target::{TargetAction, TargetConfig};
+use crate::scsi::{Device, Pending};
+use crate::{ConnId, NexusId, TaskId, VolumeCommand};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Whom a site's answer is for.
+pub(super) enum Owed {
+    /// A command that its host waits for.
+    Live { conn: ConnId, itt: u32, pending: Pending },
+    /// The task was aborted meanwhile: the answer is dropped, but a task management function may wait for it.
+    Aborted { waiter: Option<u64> },
+}
+
+/// A task management function that is answered once the tasks that it aborted have left the site.
+pub(super) struct Management {
+    pub conn: ConnId,
+    pub itt: u32,
+    pub remaining: usize,
+    pub deadline: u64,
+    /// Drop all connections after the response (TARGET COLD RESET).
+    pub cold: bool,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Timer {
+    Connection(ConnId),
+    Management(u64),
+    Drain,
+}
+
+/// State that every session reaches.
+pub(super) struct Shared {
+    pub config: TargetConfig,
+    pub device: Device,
+    pub entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    pub actions: VecDeque<TargetAction>,
+    pub tasks: BTreeMap<TaskId, Owed>,
+    pub managements: BTreeMap<u64, Management>,
+    pub timers: BTreeSet<(u64, Timer)>,
+    task_last: u64,
+    nexus_last: u64,
+    management_last: u64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: TargetConfig,
+        device: Device,
+        entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    ) -> Shared {
+        Shared {
+            config,
+            device,
+            entropy,
+            actions: VecDeque::new(),
+            tasks: BTreeMap::new(),
+            managements: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            task_last: 0,
+            nexus_last: 0,
+            management_last: 0,
+        }
+    }
+
+    /// Hands a command to the site and notes whom its answer is for.
+    pub(super) fn order(
+        &mut self,
+        conn: ConnId,
+        itt: u32,
+        nexus: NexusId,
+        initiator: Arc<str>,
+        command: VolumeCommand,
+        pending: Pending,
+    ) -> TaskId {
+        self.task_last += 1;
+        let task = TaskId(self.task_last);
+        self.tasks.insert(task, Owed::Live { conn, itt, pending });
+        self.actions.push_back(TargetAction::Command { task, nexus, initiator, command });
+        task
+    }
+
+    /// Gives up on a task's answer.
+    pub(super) fn disown(&mut self, task: TaskId, waiter: Option<u64>) {
+        self.tasks.insert(task, Owed::Aborted { waiter });
+    }
+
+    pub(super) fn new_nexus(&mut self) -> NexusId {
+        self.nexus_last += 1;
+        NexusId(self.nexus_last)
+    }
+
+    pub(super) fn new_management(&mut self) -> u64 {
+        self.management_last += 1;
+        self.management_last
+    }
+}
