@@ -20,30 +20,3 @@ pub use record::{
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
-
-/// CRC-32C over pieces, one behind the other.
-#[derive(Clone, Debug)]
-pub struct Crc32c(crc_fast::Digest);
-
-impl Crc32c {
-    /// Over nothing yet.
-    pub fn new() -> Crc32c {
-        Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
-    }
-
-    /// Takes the next piece in.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The checksum of all pieces so far.
-    pub fn value(&self) -> u32 {
-        self.0.finalize() as u32
-    }
-}
-
-impl Default for Crc32c {
-    fn default() -> Crc32c {
-        Crc32c::new()
-    }
-}

@@ -20,9 +20,9 @@ use crate::page::{PAGE_BYTES, PageBuf};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{AppendSeq, Body, Entry, JournalPos, Stamp};
 use biplex_format::journal::{
-    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, encode_group, encode_segment,
+    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, content_check, encode_group, encode_segment,
 };
-use biplex_format::{BODY_BYTES_MAX, Crc32c, HEADER_BYTES, encode_entry_header};
+use biplex_format::{BODY_BYTES_MAX, HEADER_BYTES, encode_entry_header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes of a group: the largest record, and room for many small ones.
@@ -66,7 +66,6 @@ struct Building {
     opens: Option<Opening>,
     pages: PageBuf,
     records: u32,
-    records_crc: Crc32c,
     upto: AppendSeq,
 }
 
@@ -220,7 +219,6 @@ impl Journal {
         group.upto = self.appended;
         let header = encode_entry_header(self.pair, entry);
         group.records += 1;
-        group.records_crc.update(&header);
         group.pages.extend_from_slice(&header);
         let pos = JournalPos(group.offset + group.pages.filled() as u64);
         match &entry.body {
@@ -387,7 +385,6 @@ impl Journal {
             opens,
             pages: PageBuf::with_capacity(16 * PAGE_BYTES),
             records: 0,
-            records_crc: Crc32c::new(),
             upto: self.appended,
         };
         if building.opens.is_some() {
@@ -429,21 +426,20 @@ impl Journal {
         self.next_group += 1;
         let checkpoint =
             Checkpoint { oldest_segment: self.oldest_needed(building.segment_seq), ..self.checkpoint };
-        let group = GroupHeader {
+        let (start, end, lead) = (building.start(), building.end(), building.lead());
+        building.pages.pad_to_page();
+        let (front, rest) = building.pages.as_mut_bytes().split_at_mut(lead);
+        let (header, content) = rest.split_at_mut(GROUP_HEADER_BYTES);
+        header.copy_from_slice(&encode_group(&GroupHeader {
             journal: self.journal,
-            start_page: page_number(building.start()),
-            pages: page_number(building.end() - building.start()),
+            start_page: page_number(start),
+            pages: page_number(end - start),
             records: building.records,
-            records_crc: building.records_crc.value(),
+            content_check: content_check(content),
             segment_seq: building.segment_seq,
             group_seq,
             checkpoint,
-        };
-        let lead = building.lead();
-        building.pages.pad_to_page();
-        let (front, rest) = building.pages.as_mut_bytes().split_at_mut(lead);
-        let (header, _) = rest.split_at_mut(GROUP_HEADER_BYTES);
-        header.copy_from_slice(&encode_group(&group));
+        }));
         if let Some(opens) = building.opens {
             let previous_end = opens.previous_end.unwrap_or(group_seq);
             front.copy_from_slice(&encode_segment(&SegmentHeader {

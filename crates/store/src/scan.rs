@@ -16,10 +16,10 @@ use crate::page::PAGE_BYTES;
 use crate::ring::GROUP_BYTES_MAX;
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_format::journal::{
-    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Superblock, decode_group, decode_segment,
-    resembles_group,
+    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Superblock, content_check, decode_group,
+    decode_segment, resembles_group,
 };
-use biplex_format::{Crc32c, FormatError, HEADER_BYTES, RecordHeader, decode_header};
+use biplex_format::{FormatError, HEADER_BYTES, RecordHeader, decode_header};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -181,12 +181,17 @@ impl<'d> Scanner<'d> {
         header.journal == self.superblock.journal && u64::from(header.start_page) * PAGE == at
     }
 
-    /// Checks all of the group in the buffer: its records' headers against the group's header, the bodies against
-    /// the records' headers, and that the padding is zero.
+    /// Checks all of the group in the buffer: its bytes against its header, each record by its own checksums, and
+    /// that the records fill it.
     fn records(&self, group: &GroupHeader) -> Result<Vec<FoundRecord>, Damage> {
         let trusting = planted(Mutant::TakeTornTail);
         let mut at = GROUP_HEADER_BYTES;
-        let mut crc = Crc32c::new();
+        let content = self.buffer.get(at..).unwrap_or_default();
+        let (expected, found) = (group.content_check, content_check(content));
+        if expected != found && !trusting {
+            let what = "the group's content";
+            return Err(Damage::Format(FormatError::Checksum { what, expected, found }));
+        }
         let mut records = Vec::new();
         let overrun = Damage::Mismatch { what: "the group's records are longer than the group" };
         for _ in 0..group.records {
@@ -196,32 +201,21 @@ impl<'d> Scanner<'d> {
                 Err(_) if trusting => break,
                 Err(error) => return Err(Damage::Format(error)),
             };
-            crc.update(header_bytes);
+            if header.pair() != self.superblock.pair {
+                let (expected, found) = (self.superblock.pair, header.pair());
+                return Err(Damage::Format(FormatError::Pair { what: "record", expected, found }));
+            }
             let body = at + HEADER_BYTES..at + HEADER_BYTES + header.body_bytes();
             let bytes = self.buffer.get(body.clone()).ok_or(overrun)?;
             if !trusting {
                 header.check_body(bytes).map_err(Damage::Format)?;
             }
-            if header.pair() != self.superblock.pair {
-                let (expected, found) = (self.superblock.pair, header.pair());
-                return Err(Damage::Format(FormatError::Pair { what: "record", expected, found }));
-            }
             at = body.end;
             records.push(FoundRecord { header, body });
         }
-        if trusting {
-            return Ok(records);
-        }
-        let (expected, found) = (group.records_crc, crc.value());
-        if expected != found {
-            let what = "the group's record headers";
-            return Err(Damage::Format(FormatError::Checksum { what, expected, found }));
-        }
-        if at.next_multiple_of(PAGE_BYTES) != self.buffer.len() {
+        let padding = self.buffer.get(at..).unwrap_or_default();
+        if !trusting && (padding.len() >= PAGE_BYTES || padding.iter().any(|byte| *byte != 0)) {
             return Err(Damage::Mismatch { what: "the group is longer than its records" });
-        }
-        if self.buffer.get(at..).unwrap_or_default().iter().any(|byte| *byte != 0) {
-            return Err(Damage::Mismatch { what: "the group's padding is not zero" });
         }
         Ok(records)
     }
