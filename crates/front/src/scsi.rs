@@ -180,12 +180,12 @@ impl Device {
         if let Some(allocation) = allocation_length(row, cdb) {
             return Transfer::In(allocation);
         }
-        match (row.operation, unit) {
-            (_, None) => Transfer::None,
-            (Operation::ModeSelect, Some(_)) => Transfer::Out(mode::list_length(cdb)),
-            (_, Some(unit)) => block::Request::parse(row, cdb, unit.config.blocks)
-                .map_or(Transfer::None, |request| request.transfer()),
+        let Some(unit) = unit else { return Transfer::None };
+        if row.operation == Operation::ModeSelect {
+            return Transfer::Out(mode::list_length(cdb));
         }
+        block::Request::parse(row, cdb, unit.config.blocks)
+            .map_or(Transfer::None, |request| request.transfer())
     }
 
     /// The answer to a command for which the host announced `announced` bytes of data that its CDB
