@@ -1,0 +1,275 @@
+//! Damage is never skipped: a changed bit is an error that names segment and offset, or (in the last group, which a
+//! crash could have left so) a torn tail; sectors of elsewhere or of earlier are never taken for current.
+
+mod fault_disk;
+
+use biplex_engine::{AppendSeq, Entry, SiteId, Stamp};
+use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, encode_superblock};
+use biplex_store::{Checkpoint, Disk, ExplainOptions, Layout, StoreError, create_with, explain, recover};
+use fault_disk::{FaultDisk, PAIR, Random, SECTOR, entry, identity, small};
+
+struct Built {
+    image: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Entries of the last group.
+    last: usize,
+    /// Where the last durable append wrote.
+    last_range: std::ops::Range<usize>,
+    /// Where all live appends wrote.
+    live: Vec<std::ops::Range<usize>>,
+}
+
+/// A journal that has gone round more than once, with several live segments.
+fn built(seed: u64) -> Built {
+    let layout = small();
+    let mut random = Random(seed);
+    let mut disk = FaultDisk::new(layout.bytes());
+    create_with(&mut disk, layout, &identity(), &mut |_, _| ()).expect("a journal");
+    let (mut journal, _) = recover(&mut disk, None, &mut |_, _| ()).expect("an empty journal");
+    let mut ranges = Vec::new();
+    let mut groups: Vec<Vec<Entry>> = Vec::new();
+    let mut pending: Vec<(AppendSeq, Entry)> = Vec::new();
+    let mut destaged = Stamp::ZERO;
+    for time in 1..=90u64 {
+        let site = SiteId::from_ordinal((time % 2) as u8).expect("a site");
+        for part in 0..1 + random.below(3) {
+            let stamp = Stamp { time: time * 10 + part, site };
+            let entry = entry(&mut random, stamp, time, 8);
+            let Ok((seq, _)) = journal.append(&entry) else { break };
+            pending.push((seq, entry));
+        }
+        if time % 9 == 0 && time < 80 {
+            destaged = Stamp { time: (time - 5) * 10, site: SiteId::B };
+            journal.set_checkpoint(Checkpoint { destaged, run: 1, ..Checkpoint::FIRST });
+            journal.request_group();
+        }
+        while let Some(next) = journal.next_group() {
+            let offset = next.offset as usize;
+            disk.write_at(next.offset, next.pages.as_bytes()).expect("in memory");
+            disk.sync().expect("in memory");
+            journal.group_done();
+            ranges.push(offset..offset + next.pages.as_bytes().len());
+            let count = pending.iter().take_while(|(seq, _)| *seq <= next.upto).count();
+            groups.push(pending.drain(..count).map(|(_, entry)| entry).collect());
+        }
+        journal.recycle(destaged);
+    }
+    let mut entries = Vec::new();
+    recover(&mut disk, None, &mut |entry, _| entries.push(entry)).expect("sound");
+    let last = groups.last().expect("groups were written").len();
+    let last_range = ranges.last().expect("groups were written").clone();
+    // Live are the newest groups, as many as hold the recovered entries.
+    let mut count = 0;
+    let mut live = Vec::new();
+    for (group, range) in groups.iter().zip(&ranges).rev() {
+        if count == entries.len() {
+            break;
+        }
+        count += group.len();
+        live.push(range.clone());
+    }
+    Built { image: disk.medium, entries, last, last_range, live }
+}
+
+/// Recovers a changed image and judges the outcome: all entries, all but the last group's, or an error. (If the very
+/// sector with the last group's header is another one, nothing tells that a group was ever begun there.)
+fn judge(built: &Built, image: Vec<u8>, what: &str) -> Result<Option<u64>, StoreError> {
+    let mut found = Vec::new();
+    let mut disk = FaultDisk::of(image);
+    let explained = explain(&mut disk, ExplainOptions { groups: true, records: true }, &mut |_| ());
+    let outcome = recover(&mut disk, Some((SiteId::A, PAIR)), &mut |entry, _| found.push(entry));
+    match (&outcome, &explained) {
+        (Ok((_, recovered)), Ok(explained)) => {
+            assert_eq!(explained.damage, None, "{what}");
+            assert_eq!(explained.torn_at, recovered.torn_at, "{what}");
+            assert_eq!(explained.entries, recovered.entries, "{what}");
+        }
+        (Err(error), Ok(explained)) => assert_eq!(explained.damage.as_ref(), Some(error), "{what}"),
+        (Err(error), Err(explained)) => assert_eq!(error, explained, "{what}"),
+        (Ok(_), Err(_)) => panic!("{what}: recovered but not explained"),
+    }
+    let (_, recovered) = outcome?;
+    let all = &built.entries;
+    let but_last = &all[..all.len() - built.last];
+    assert!(found == *all || found == but_last, "{what}: {} of {} entries", found.len(), all.len());
+    Ok(recovered.torn_at)
+}
+
+#[test]
+fn any_flipped_bit_of_a_live_group_is_an_error_or_a_torn_tail() {
+    let built = built(11);
+    assert!(built.live.len() > 8 && built.last > 0, "{} live groups", built.live.len());
+    let mut random = Random(5);
+    let (mut errors, mut torn) = (0, 0);
+    for range in &built.live {
+        // Every byte of the headers, and a sample of the rest.
+        let heads = (range.start..range.start + 256).chain(range.start + 4096 - 8..range.start + 4096);
+        let sample = (0..40).map(|_| range.start + random.below(range.len() as u64) as usize);
+        let places: Vec<usize> = heads.chain(sample.collect::<Vec<_>>()).collect();
+        for at in places {
+            let bit = 1 << random.below(8);
+            let mut image = built.image.clone();
+            image[at] ^= bit;
+            let what = format!("bit {bit:#x} of byte {at}");
+            match judge(&built, image, &what) {
+                Ok(torn_at) => {
+                    assert!(built.last_range.contains(&at), "{what} was overlooked");
+                    let torn_at = torn_at.unwrap_or_else(|| panic!("{what} was overlooked"));
+                    assert!(built.last_range.contains(&(torn_at as usize)), "{what}: torn at {torn_at}");
+                    torn += 1;
+                }
+                Err(StoreError::Damaged { segment, offset, .. }) => {
+                    assert!(!built.last_range.contains(&at), "{what} could be a torn tail");
+                    let start = 2 * SUPERBLOCK_BYTES + segment as usize * small().segment_bytes as usize;
+                    assert!((start..=at).contains(&(offset as usize)), "{what}: told at {offset}");
+                    errors += 1;
+                }
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+    }
+    assert!(errors > 500 && torn > 100, "{errors} errors, {torn} torn");
+}
+
+#[test]
+fn one_damaged_superblock_is_told_and_two_are_refused() {
+    let built = built(12);
+    let mut image = built.image.clone();
+    image[17] ^= 1;
+    let (_, recovered) =
+        recover(&mut FaultDisk::of(image.clone()), None, &mut |_, _| ()).expect("one is whole");
+    assert!(recovered.superblock_fault.is_some());
+    assert_eq!(recovered.identity, identity());
+    image[SUPERBLOCK_BYTES + 30_000] ^= 1;
+    let refused = recover(&mut FaultDisk::of(image), None, &mut |_, _| ());
+    assert!(matches!(refused, Err(StoreError::NotAJournal { .. })));
+}
+
+#[test]
+fn sectors_of_elsewhere_or_of_zeros_are_never_taken_for_current() {
+    let mut errors = 0;
+    for seed in 20..26 {
+        let built = built(seed);
+        let mut random = Random(seed);
+        let sectors = built.image.len() / SECTOR;
+        for _ in 0..150 {
+            let mut image = built.image.clone();
+            for _ in 0..1 + random.below(3) {
+                let pages = random.chance(50);
+                let bytes = if pages { 4096 } else { SECTOR };
+                let first = 2 * SUPERBLOCK_BYTES / SECTOR;
+                let place = |random: &mut Random| {
+                    (first + random.below((sectors - first) as u64) as usize) * SECTOR / bytes * bytes
+                };
+                let (from, to) = (place(&mut random), place(&mut random));
+                if random.chance(20) {
+                    image[to..to + bytes].fill(0);
+                } else {
+                    image.copy_within(from..from + bytes, to);
+                }
+            }
+            errors += u32::from(judge(&built, image, &format!("seed {seed}")).is_err());
+        }
+    }
+    assert!(errors > 100, "{errors}");
+}
+
+#[test]
+fn an_older_copy_of_a_segment_is_damage() {
+    // A disk that lost a whole segment's writes of the last lap.
+    let built = built(11);
+    let layout = small();
+    let mut older = FaultDisk::new(layout.bytes());
+    create_with(&mut older, layout, &identity(), &mut |_, _| ()).expect("a journal");
+    let mut errors = 0;
+    for index in 0..layout.segments as usize {
+        let start = 2 * SUPERBLOCK_BYTES + index * layout.segment_bytes as usize;
+        let range = start..start + layout.segment_bytes as usize;
+        let live = built.live.iter().any(|live| range.contains(&live.start));
+        let newest = range.contains(&built.last_range.start);
+        let mut image = built.image.clone();
+        image[range.clone()].copy_from_slice(&older.medium[range]);
+        let mut found = 0;
+        match recover(&mut FaultDisk::of(image), None, &mut |_, _| found += 1) {
+            Err(_) => errors += 1,
+            Ok(_) => assert!(!live || newest, "segment {index} vanished without a word"),
+        }
+    }
+    assert!(errors > 0);
+}
+
+#[test]
+fn anything_at_all_is_refused_without_a_panic() {
+    let mut random = Random(77);
+    for _ in 0..60 {
+        let mut image: Vec<u8> = (0..(64 << 10) + (48 << 10)).map(|_| random.next() as u8).collect();
+        if random.chance(70) {
+            let superblock = encode_superblock(&Superblock {
+                site: SiteId::A,
+                pair: PAIR,
+                journal: 1,
+                segment_bytes: [0, 1, 8192, 12288, u64::MAX][random.below(5) as usize],
+                segments: [0, 4, 5, u32::MAX][random.below(4) as usize],
+                volumes: Vec::new(),
+            });
+            image[..SUPERBLOCK_BYTES].copy_from_slice(&superblock);
+        }
+        image.truncate(random.below(image.len() as u64 * 2) as usize);
+        match recover(&mut FaultDisk::of(image.clone()), None, &mut |_, _| panic!("no entry")) {
+            Ok((mut journal, _)) => assert!(journal.next_group().is_none()),
+            Err(_) => {}
+        }
+        match explain(&mut FaultDisk::of(image), ExplainOptions::default(), &mut |_| ()) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn another_sites_or_pairs_journal_is_refused() {
+    let layout = small();
+    let mut disk = FaultDisk::new(layout.bytes());
+    create_with(&mut disk, layout, &identity(), &mut |_, _| ()).expect("a journal");
+    for expect in [(SiteId::B, PAIR), (SiteId::A, 1)] {
+        let refused = recover(&mut disk, Some(expect), &mut |_, _| ());
+        assert!(matches!(refused, Err(StoreError::Foreign { .. })));
+    }
+    let mut cut = FaultDisk::of(disk.medium[..disk.medium.len() - 1].to_vec());
+    assert!(matches!(recover(&mut cut, None, &mut |_, _| ()), Err(StoreError::Truncated { .. })));
+}
+
+#[test]
+fn layouts_hold_the_largest_record_and_the_reserve() {
+    assert!(matches!(Layout::for_bytes(32 << 20), Err(StoreError::TooSmall { .. })));
+    for (bytes, segment) in [(64u64 << 20, 8u64 << 20), (1 << 30, 32 << 20), (1 << 40, 64 << 20)] {
+        let layout = Layout::for_bytes(bytes).expect("large enough");
+        assert_eq!(layout.segment_bytes, segment);
+        assert!(layout.bytes() <= bytes && layout.bytes() + segment > bytes && layout.segments >= 4);
+    }
+}
+
+#[test]
+fn explain_says_it_in_lines() {
+    let built = built(11);
+    let mut lines = Vec::new();
+    let options = ExplainOptions { groups: true, records: true };
+    let explained =
+        explain(&mut FaultDisk::of(built.image), options, &mut |line| lines.push(line)).expect("sound");
+    assert_eq!(explained.entries, built.entries.len() as u64);
+    for start in
+        ["journal ", "size ", "volume ", "log ", "stamps ", "checkpoint ", "tail ", "state      sound"]
+    {
+        assert!(lines.iter().any(|line| line.starts_with(start)), "no line starts with {start:?}");
+    }
+    let records = lines.iter().filter(|line| line.starts_with("record ")).count();
+    assert_eq!(records, built.entries.len());
+    assert_eq!(lines.iter().filter(|line| line.starts_with("segment ")).count(), 6);
+}
+
+#[test]
+fn numbers_of_appends_start_at_one_in_each_run() {
+    let built = built(11);
+    let (mut journal, _) = recover(&mut FaultDisk::of(built.image), None, &mut |_, _| ()).expect("sound");
+    let entry = entry(&mut Random(1), Stamp { time: 5000, site: SiteId::A }, 1, 1);
+    assert_eq!(journal.append(&entry).map(|(seq, _)| seq), Ok(AppendSeq(1)));
+}
