@@ -1,1 +1,130 @@
-fn main() {}
+//! Project chores, each one command: `cargo xtask test` runs every check that must be green, installing what it needs;
+//! `cargo xtask sim` sweeps the simulator for longer than a test may.
+
+mod tidy;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// Debian packages that the end-to-end tests drive the daemons with, and a program of each.
+const PACKAGES: [(&str, &str); 5] = [
+    ("libiscsi-bin", "iscsi-test-cu"),
+    ("qemu-utils", "qemu-io"),
+    ("qemu-block-extra", ""),
+    ("fio", "fio"),
+    ("tgt", "tgtd"),
+];
+
+#[derive(Parser)]
+#[command(about = "Chores of the Biplex project")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Everything that must be green: format, lints, tidiness, unit and simulator tests, end to end, demo, bench smoke.
+    Test {
+        /// Leave out what needs Debian packages and running daemons.
+        #[arg(long)]
+        no_e2e: bool,
+    },
+    /// A long sweep of the simulator, both modes: `cargo xtask sim --seeds 20000`.
+    Sim {
+        /// Handed to the simulator as they are; see `cargo xtask sim -- --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Rules of the house that a program can check.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    let root = root()?;
+    match Arguments::parse().chore {
+        Chore::Test { no_e2e } => test(&root, !no_e2e),
+        Chore::Sim { arguments } => {
+            let mut command = cargo(&root, &["run", "--release", "-p", "biplex-sim", "--"]);
+            if arguments.is_empty() {
+                command.args(["--seeds", "5000", "--mode", "both"]);
+            }
+            run("simulator", command.args(arguments))
+        }
+        Chore::Tidy => tidy::check(&root),
+    }
+}
+
+fn test(root: &Path, end_to_end: bool) -> anyhow::Result<()> {
+    run("format", &mut cargo(root, &["fmt", "--all", "--check"]))?;
+    tidy::check(root)?;
+    run(
+        "lints",
+        &mut cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    )?;
+    run(
+        "unit and simulator tests",
+        &mut cargo(root, &["test", "--workspace", "--exclude", "biplex-e2e", "--no-fail-fast"]),
+    )?;
+    run("release build", &mut cargo(root, &["build", "--release", "-p", "biplex", "-p", "biplex-bench"]))?;
+    if end_to_end {
+        install_packages()?;
+        let tests = ["test", "-p", "biplex-e2e", "--no-fail-fast", "--", "--test-threads=1"];
+        run("end to end", &mut cargo(root, &tests))?;
+        run("demo", &mut cargo(root, &["run", "--release", "--", "demo"]))?;
+        run("bench smoke", &mut cargo(root, &["run", "--release", "-p", "biplex-bench", "--", "--quick"]))?;
+    }
+    println!("\nall green");
+    Ok(())
+}
+
+fn root() -> anyhow::Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().nth(2).context("the workspace is two levels up")?;
+    Ok(root.to_path_buf())
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(arguments);
+    command
+}
+
+fn run(what: &str, command: &mut Command) -> anyhow::Result<()> {
+    println!("\n== {what}");
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("{what}: {command:?} does not start"))?;
+    if !status.success() {
+        bail!("{what} failed ({status}): {command:?}");
+    }
+    println!("== {what}: done in {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+fn install_packages() -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let extra = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
+    let there = |program: &str| {
+        std::env::split_paths(&path).chain(extra.iter().cloned()).any(|folder| folder.join(program).exists())
+    };
+    let block_module = Path::new("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so").exists();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(package, program)| match *package {
+            "qemu-block-extra" => !block_module,
+            _ => !there(program),
+        })
+        .map(|(package, _)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut update = Command::new("apt-get");
+    run("apt-get update", update.args(["update", "-qq"]))?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq"]).args(missing);
+    run("apt-get install", &mut install)
+}
