@@ -161,6 +161,14 @@ impl Device {
         Device { port, peer, units, attentions: Attentions::default() }
     }
 
+    /// Says that completed writes of this volume reach the other site only after SYNCHRONIZE CACHE or with FUA (WCE in
+    /// the caching page), so that hosts send these.
+    pub fn announce_write_cache(&mut self, volume: VolumeId) {
+        for unit in self.units.values_mut().filter(|unit| unit.config.volume == volume) {
+            unit.modes.write_cache = true;
+        }
+    }
+
     /// A session began. One that was here before and was lost is told so (29/07); a new one hears nothing.
     pub fn attach(&mut self, nexus: NexusId, identity: NexusIdentity) {
         self.attentions.attach(nexus, identity, self.units.keys().copied());
@@ -256,7 +264,7 @@ impl Device {
 
     fn reset_unit_by(&mut self, lun: u16, attention: Attention) {
         if let Some(unit) = self.units.get_mut(&lun) {
-            unit.modes = Modes::default();
+            unit.modes = unit.modes.reset();
         }
         self.attentions.raise(lun, attention, None);
     }

@@ -405,7 +405,12 @@ fn device(config: &SiteConfig) -> Device {
         group: if config.port.group == 1 { 2 } else { 1 },
         relative: if config.port.relative == 1 { 257 } else { 1 },
     };
-    Device::new(config.port.clone(), peer, config.volumes.iter().map(|volume| volume.unit.clone()).collect())
+    let units = config.volumes.iter().map(|volume| volume.unit.clone()).collect();
+    let mut device = Device::new(config.port.clone(), peer, units);
+    for volume in config.volumes.iter().filter(|volume| volume.mode == Mode::Flush) {
+        device.announce_write_cache(volume.unit.volume);
+    }
+    device
 }
 
 /// What a host is told when a command failed for good.

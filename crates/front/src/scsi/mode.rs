@@ -13,6 +13,8 @@ pub(super) struct Modes {
     pub descriptor_sense: bool,
     /// SWP: writes are refused.
     pub write_protected: bool,
+    /// WCE: completed writes are as durable as the volume promises only after SYNCHRONIZE CACHE. Not changeable.
+    pub write_cache: bool,
 }
 
 const D_SENSE: u8 = 0x04;
@@ -21,12 +23,20 @@ const SWP: u8 = 0x08;
 const D_SENSE_AT: usize = 2;
 const SWP_AT: usize = 4;
 const CONTROL: u8 = 0x0a;
+const WCE: u8 = 0x04;
+const WCE_AT: usize = 2;
 
 impl Modes {
+    /// As a reset leaves them.
+    pub fn reset(self) -> Modes {
+        Modes { write_cache: self.write_cache, ..Modes::default() }
+    }
+
     /// All pages, ascending by page code, each with its header.
     fn pages(self) -> [Vec<u8>; 3] {
         let mut caching = vec![0x08, 18];
-        caching.resize(20, 0); // WCE 0: what is completed is durable
+        caching.resize(20, 0);
+        caching[WCE_AT] = if self.write_cache { WCE } else { 0 };
         let mut control = vec![CONTROL, 10, 0, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0]; // unrestricted reordering
         control[D_SENSE_AT] = if self.descriptor_sense { D_SENSE } else { 0 };
         control[SWP_AT] = if self.write_protected { SWP } else { 0 };
@@ -55,7 +65,7 @@ impl Modes {
         let all = match cdb.byte(2) >> 6 {
             0 => self.pages(),
             1 => Modes::changeable(),
-            2 => Modes::default().pages(),
+            2 => self.reset().pages(),
             _ => return Err(Sense::SAVING_NOT_SUPPORTED),
         };
         // SPC-4 6.11.1: subpage FFh asks for all subpages; there are none but 00h.
@@ -271,5 +281,15 @@ mod tests {
         assert_eq!(select([0x15, 0x00, 0, 0, 4, 0], &[0; 4]), Err(Sense::field_in_cdb(1, Some(4))));
         assert_eq!(select([0x15, 0x10, 0, 0, 20, 0], &[0; 4]), Err(Sense::PARAMETER_LIST_LENGTH));
         assert_eq!(select([0x15, 0x00, 0, 0, 0, 0], &[]), Ok(Modes::default()));
+    }
+
+    #[test]
+    fn only_a_unit_that_needs_flushes_says_that_it_has_a_write_cache() {
+        for (write_cache, expected) in [(false, 0), (true, WCE)] {
+            let modes = Modes { write_cache, ..Modes::default() };
+            let sensed = modes.sense(Cdb::new(&[0x1a, 8, 0x08, 0, 255, 0]), 2048).expect("there is such a page");
+            assert_eq!(sensed[4 + WCE_AT], expected);
+            assert_eq!(modes.reset(), modes, "a reset does not change what the volume promises");
+        }
     }
 }
