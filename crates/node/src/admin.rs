@@ -48,6 +48,12 @@ pub enum Question {
         /// Its name.
         volume: String,
     },
+    /// The newest overlaps between the two sites' writes and who won, those numbered beyond `after`.
+    Conflicts {
+        /// 0 for all that are remembered.
+        #[serde(default)]
+        after: u64,
+    },
 }
 
 /// An answer.
@@ -207,7 +213,7 @@ mod tests {
                 if let Some(Letter::Ask(ask)) = letters.next() {
                     let answer = match &ask.question {
                         Question::Map { volume } => Answer::Error(format!("no {volume}")),
-                        Question::Status | Question::Table { .. } => Answer::Ok(serde_json::json!([1, 2])),
+                        Question::Status | Question::Table { .. } | Question::Conflicts { .. } => Answer::Ok(serde_json::json!([1, 2])),
                     };
                     ask.reply.send(answer).expect("someone waits");
                     asked.push(ask.question);

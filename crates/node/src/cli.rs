@@ -6,10 +6,10 @@ use crate::core_loop::Ending;
 use crate::disks::file_disk::FileDisk;
 use crate::{keys, render, serve};
 use anyhow::Context;
-use biplex_site::{MapRun, Status, TableRow};
+use biplex_site::{ConflictRow, MapRun, Status, TableRow};
 use biplex_store::ExplainOptions;
 use clap::{Args, Parser, Subcommand};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -23,6 +23,7 @@ pub const EXIT_HALTED: u8 = 3;
 
 const AFTER_HELP: &str = "\
 Examples:
+  biplex demo                                    see it work on this machine, in half a minute
   biplex serve --config examples/site-a.toml     run one site (and site-b.toml in another terminal)
   biplex status --config examples/site-a.toml    how is it? lag, risk, journal, last cut and digest
   biplex table --socket /run/biplex/a.sock       the writes that are held, oldest first
@@ -69,6 +70,17 @@ enum Command {
         volume: String,
         #[command(flatten)]
         at: Where,
+    },
+    /// Show the newest overlaps between the two sites' writes, and which write won
+    Conflicts(Where),
+    /// Try it: two sites on this machine, conflicting writes, a cut line; ends with both disks' checksums
+    Demo {
+        /// Leave the pair running, and say how to attach a real initiator
+        #[arg(long)]
+        keep: bool,
+        /// Where to put the pair's files (default: a new directory under the system's temporary one)
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
     /// Explain a journal file: its segments, records and where it is damaged (read only)
     Inspect {
@@ -156,6 +168,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let runs = admin::ask(&at.socket()?, &Question::Map { volume })?;
             show(&at, runs, |runs: Vec<MapRun>| render::state_map(&runs))?;
         }
+        Command::Conflicts(at) => {
+            let rows = admin::ask(&at.socket()?, &Question::Conflicts { after: 0 })?;
+            show(&at, rows, |rows: Vec<ConflictRow>| render::conflicts(&rows))?;
+        }
+        Command::Demo { keep, dir } => crate::demo::run(keep, dir)?,
         Command::Inspect { file, groups, records } => {
             return run_inspect(&file, ExplainOptions { groups, records });
         }
@@ -180,7 +197,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 
 fn run_serve(file: &Path) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(ansi).with_target(false).init();
     let config = Config::load(file)?;
     match serve::serve(&config)? {
         Ending::Drained => {

@@ -257,6 +257,7 @@ fn answer(site: &Site, Ask { question, reply }: Ask) {
     let value = match &question {
         Question::Status => serde_json::to_value(site.status(now())),
         Question::Table { skip, limit } => serde_json::to_value(site.table(*skip, (*limit).min(ROWS_MAX))),
+        Question::Conflicts { after } => serde_json::to_value(site.conflicts(*after)),
         Question::Map { volume } => match site.map(volume) {
             Some(runs) => serde_json::to_value(runs),
             None => return deliver(&reply, Answer::Error(format!("there is no volume \"{volume}\""))),

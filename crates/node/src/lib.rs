@@ -7,6 +7,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod core_loop;
+pub mod demo;
 pub mod disks;
 pub mod hosts;
 pub mod keys;
