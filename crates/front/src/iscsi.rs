@@ -23,5 +23,8 @@ mod text;
 pub use chap::Chap;
 pub use target::{SessionView, Target, TargetAction, TargetConfig};
 
+/// Fills a buffer with unpredictable bytes: challenges and session handles rest on it.
+pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
+
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
 /// Most data that one command may bring; more is 5/24/00.
-const DATA_OUT_MAX: u64 = 16 * 1024 * 1024;
+const DATA_OUT_MAX: u64 = 8 * 1024 * 1024;
 /// Most data that a session's granted R2Ts may bring at once; one command is always let through.
 const GRANTED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Immediate commands that a session may have open at once.

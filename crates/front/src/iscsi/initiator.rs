@@ -4,6 +4,7 @@
 //! socket. Must never panic on what a target sends: a target that breaks the protocol ends the session with
 //! [`InitiatorEvent::Closed`]. Invariant: each submission gets one `Done`, unless it is aborted or the session ends.
 
+use super::Entropy;
 use super::chap::{Algorithm, Challenge, Chap, binary, hex};
 use super::framing::{Framer, Outbox};
 use super::pdu::{
@@ -205,7 +206,7 @@ struct Submission {
 /// The initiator.
 pub struct Initiator {
     config: InitiatorConfig,
-    entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    entropy: Entropy,
     framer: Framer,
     out: Outbox,
     events: VecDeque<InitiatorEvent>,
@@ -229,7 +230,7 @@ const NSG_FULL: u8 = 3;
 
 impl Initiator {
     /// An initiator whose first login request is ready to be sent. `entropy` fills buffers with unpredictable bytes.
-    pub fn new(config: InitiatorConfig, entropy: Box<dyn FnMut(&mut [u8]) + Send>) -> Initiator {
+    pub fn new(config: InitiatorConfig, entropy: Entropy) -> Initiator {
         let mut initiator = Initiator {
             framer: Framer::new(config.receive_max as usize),
             out: Outbox::default(),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a task stands in `tasks` from the moment its command goes to the site until the site's answer, once.
 
+use super::Entropy;
 use super::target::{TargetAction, TargetConfig};
 use crate::scsi::{Device, Pending};
 use crate::{ConnId, NexusId, TaskId, VolumeCommand};
@@ -38,7 +39,7 @@ pub(super) enum Timer {
 pub(super) struct Shared {
     pub config: TargetConfig,
     pub device: Device,
-    pub entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    pub entropy: Entropy,
     pub actions: VecDeque<TargetAction>,
     pub tasks: BTreeMap<TaskId, Owed>,
     pub managements: BTreeMap<u64, Management>,
@@ -49,11 +50,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        config: TargetConfig,
-        device: Device,
-        entropy: Box<dyn FnMut(&mut [u8]) + Send>,
-    ) -> Shared {
+    pub(super) fn new(config: TargetConfig, device: Device, entropy: Entropy) -> Shared {
         Shared {
             config,
             device,

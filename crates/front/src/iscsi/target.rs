@@ -9,6 +9,7 @@
 //! bytes ◀─ Outbox ◀────────── Session ◀─ Device ◀─ handle_completion ◀───────┘
 //! ```
 
+use super::Entropy;
 use super::chap::Chap;
 use super::framing::{FrameFault, Framer, Outbox};
 use super::login::{Login, LoginReply, LoginRules};
@@ -159,7 +160,7 @@ pub struct Target {
 
 impl Target {
     /// A target without connections. `entropy` fills buffers with unpredictable bytes.
-    pub fn new(config: TargetConfig, device: Device, entropy: Box<dyn FnMut(&mut [u8]) + Send>) -> Target {
+    pub fn new(config: TargetConfig, device: Device, entropy: Entropy) -> Target {
         Target {
             shared: Shared::new(config, device, entropy),
             connections: BTreeMap::new(),
