@@ -172,7 +172,8 @@ struct SuperblockHead {
     journal: U64,
     segment_bytes: U64,
     segments: U32,
-    reserved_too: [u8; 20],
+    zero: U32,
+    zeros: [u8; 16],
 }
 
 const _: () = assert!(size_of::<SuperblockHead>() == SUPERBLOCK_HEAD_BYTES);
@@ -183,13 +184,14 @@ pub const SUPERBLOCK_FIELDS: &[(&str, usize, usize)] = &[
     ("magic", offset_of!(SuperblockHead, magic), 8),
     ("version", offset_of!(SuperblockHead, version), 2),
     ("site", offset_of!(SuperblockHead, site), 1),
-    ("reserved", offset_of!(SuperblockHead, reserved), 1),
+    ("zero", offset_of!(SuperblockHead, reserved), 1),
     ("volumes", offset_of!(SuperblockHead, volumes), 4),
     ("pair", offset_of!(SuperblockHead, pair), 8),
     ("journal", offset_of!(SuperblockHead, journal), 8),
     ("segment bytes", offset_of!(SuperblockHead, segment_bytes), 8),
     ("segments", offset_of!(SuperblockHead, segments), 4),
-    ("reserved too", offset_of!(SuperblockHead, reserved_too), 20),
+    ("zero", offset_of!(SuperblockHead, zero), 4),
+    ("zeros", offset_of!(SuperblockHead, zeros), 16),
 ];
 
 /// Spells a superblock: [`SUPERBLOCK_BYTES`] bytes.
@@ -207,7 +209,8 @@ pub fn encode_superblock(superblock: &Superblock) -> Vec<u8> {
         journal: U64::new(superblock.journal),
         segment_bytes: U64::new(superblock.segment_bytes),
         segments: U32::new(superblock.segments),
-        reserved_too: [0; 20],
+        zero: U32::ZERO,
+        zeros: [0; 16],
     };
     let mut bytes = head.as_bytes().to_vec();
     encode_rows(&superblock.volumes, &mut bytes);

@@ -9,7 +9,7 @@ use crate::record::{
 };
 use crate::volume::{VOLUME_ROW_BYTES, VOLUMES_MAX, decode_rows, encode_rows};
 use biplex_engine::message::{Ack, Digest, DigestRow, Hello, Message, Ping, Pong, Refusal};
-use biplex_engine::{Body, Entry, Extent, Lba, SiteId, Stamp, VolumeId};
+use biplex_engine::{Body, Extent, Lba, SiteId, Stamp, VolumeId};
 use bytes::{Buf, Bytes, BytesMut};
 use core::mem::offset_of;
 use std::collections::VecDeque;
@@ -76,9 +76,9 @@ pub const HELLO_FIELDS: &[(&str, usize, usize)] = &[
     ("journal bytes", offset_of!(HelloBody, journal_bytes), 8),
     ("hold time", offset_of!(HelloBody, hold_time), 8),
     ("hold every", offset_of!(HelloBody, hold_every), 8),
-    ("have site", offset_of!(HelloBody, have_site), 2),
-    ("destaged site", offset_of!(HelloBody, destaged_site), 1),
-    ("reserved", offset_of!(HelloBody, reserved), 1),
+    ("have by", offset_of!(HelloBody, have_site), 2),
+    ("cut by", offset_of!(HelloBody, destaged_site), 1),
+    ("zero", offset_of!(HelloBody, reserved), 1),
     ("volumes", offset_of!(HelloBody, volumes), 4),
 ];
 
@@ -100,7 +100,7 @@ const _: () = assert!(size_of::<DigestRowBody>() == DIGEST_ROW_BYTES);
 pub const DIGEST_ROW_FIELDS: &[(&str, usize, usize)] = &[
     ("slot", offset_of!(DigestRowBody, slot), 8),
     ("volume", offset_of!(DigestRowBody, volume), 4),
-    ("reserved", offset_of!(DigestRowBody, reserved), 4),
+    ("zero", offset_of!(DigestRowBody, reserved), 4),
     ("lba", offset_of!(DigestRowBody, lba), 8),
     ("blocks", offset_of!(DigestRowBody, blocks), 8),
     ("entries", offset_of!(DigestRowBody, entries), 8),
@@ -494,13 +494,4 @@ impl Decoder {
             self.chunks.pop_front();
         }
     }
-}
-
-/// Spells an entry for a caller that has no [`Message`] around it: header and payload.
-pub fn encode_entry(pair: u64, entry: &Entry) -> ([u8; HEADER_BYTES], Bytes) {
-    let payload = match &entry.body {
-        Body::Data(bytes) | Body::Fill(bytes) => bytes.clone(),
-        Body::Unmap => Bytes::new(),
-    };
-    (encode_entry_header(pair, entry), payload)
 }

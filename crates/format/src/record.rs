@@ -159,7 +159,7 @@ pub const RECORD_FIELDS: &[(&str, usize, usize)] = &[
     ("flags", offset_of!(RecordHeader, flags), 4),
     ("body crc", offset_of!(RecordHeader, body_crc), 4),
     ("words", offset_of!(RecordHeader, words), 8 * WORDS),
-    ("reserved", offset_of!(RecordHeader, reserved), 4),
+    ("zero", offset_of!(RecordHeader, reserved), 4),
     ("header crc", offset_of!(RecordHeader, header_crc), 4),
 ];
 

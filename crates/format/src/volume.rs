@@ -3,6 +3,7 @@
 use crate::error::FormatError;
 use biplex_engine::VolumeId;
 use biplex_engine::message::VolumeGeometry;
+use core::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -29,12 +30,12 @@ const _: () = assert!(size_of::<VolumeRow>() == VOLUME_ROW_BYTES);
 
 /// Names, offsets and lengths of the row's fields, for the drawing's test.
 pub const VOLUME_ROW_FIELDS: &[(&str, usize, usize)] = &[
-    ("id", core::mem::offset_of!(VolumeRow, id), 4),
-    ("lun", core::mem::offset_of!(VolumeRow, lun), 2),
-    ("mode", core::mem::offset_of!(VolumeRow, mode), 1),
-    ("name bytes", core::mem::offset_of!(VolumeRow, name_bytes), 1),
-    ("blocks", core::mem::offset_of!(VolumeRow, blocks), 8),
-    ("name", core::mem::offset_of!(VolumeRow, name), VOLUME_NAME_BYTES_MAX),
+    ("id", offset_of!(VolumeRow, id), 4),
+    ("lun", offset_of!(VolumeRow, lun), 2),
+    ("mode", offset_of!(VolumeRow, mode), 1),
+    ("length", offset_of!(VolumeRow, name_bytes), 1),
+    ("blocks", offset_of!(VolumeRow, blocks), 8),
+    ("name", offset_of!(VolumeRow, name), VOLUME_NAME_BYTES_MAX),
 ];
 
 /// Appends the rows of `volumes`.

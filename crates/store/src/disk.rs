@@ -74,6 +74,7 @@ pub struct DiskError {
 pub type DiskResult = Result<Bytes, DiskError>;
 
 /// A disk while nothing else uses it.
+#[allow(clippy::len_without_is_empty)] // a disk is not a collection
 pub trait Disk {
     /// Length in bytes.
     fn len(&mut self) -> Result<u64, DiskError>;

@@ -379,11 +379,13 @@ impl Journal {
         let room = self.fill_end().is_some_and(|end| self.fill + bytes <= end);
         let (offset, opens) = if room { (self.fill, None) } else { self.take_segment() };
         let newest = self.live.back().expect("there is a newest segment now");
+        // Room for this record and the segment's header page, or for a good many small ones.
+        let room = usize::try_from(bytes + PAGE).unwrap_or(PAGE_BYTES).max(16 * PAGE_BYTES);
         let mut building = Building {
             segment_seq: newest.seq,
             offset,
             opens,
-            pages: PageBuf::with_capacity(16 * PAGE_BYTES),
+            pages: PageBuf::with_capacity(room),
             records: 0,
             upto: self.appended,
         };

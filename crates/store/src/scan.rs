@@ -80,6 +80,10 @@ pub(crate) struct Plan {
     pub remnants: Vec<u64>,
 }
 
+/// Takes a whole group of the log, with its segment and its place; the scanner has its bytes.
+pub(crate) type EachGroup<'e> =
+    dyn FnMut(&Scanner<'_>, &SegmentHeader, u64, &FoundGroup) -> Result<(), StoreError> + 'e;
+
 /// A journal being read.
 pub(crate) struct Scanner<'d> {
     disk: &'d mut dyn Disk,
@@ -415,11 +419,7 @@ impl<'d> Scanner<'d> {
     }
 
     /// Reads the log of `plan` from its start, group by group; anything not whole is damage.
-    pub fn walk(
-        &mut self,
-        plan: &Plan,
-        each: &mut dyn FnMut(&Scanner<'_>, &SegmentHeader, u64, &FoundGroup) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub fn walk(&mut self, plan: &Plan, each: &mut EachGroup<'_>) -> Result<(), StoreError> {
         let ends = plan.chain.iter().skip(1).map(|next| next.previous_end).chain([plan.next_group]);
         for (segment, end) in plan.chain.iter().zip(ends) {
             let mut at = self.layout.start(segment.index) + PAGE;

@@ -53,7 +53,7 @@ impl World {
             torn: 0,
             full: 0,
             laps: 0,
-            uniform: seed % 3 == 0,
+            uniform: seed.is_multiple_of(3),
         }
     }
 

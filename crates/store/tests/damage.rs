@@ -104,7 +104,7 @@ fn any_flipped_bit_of_a_live_group_is_an_error_or_a_torn_tail() {
     for range in &built.live {
         // Every byte of the headers, and a sample of the rest.
         let heads = (range.start..range.start + 256).chain(range.start + 4096 - 8..range.start + 4096);
-        let sample = (0..40).map(|_| range.start + random.below(range.len() as u64) as usize);
+        let sample = (0..16).map(|_| range.start + random.below(range.len() as u64) as usize);
         let places: Vec<usize> = heads.chain(sample.collect::<Vec<_>>()).collect();
         for at in places {
             let bit = 1 << random.below(8);
@@ -215,10 +215,8 @@ fn anything_at_all_is_refused_without_a_panic() {
             image[..SUPERBLOCK_BYTES].copy_from_slice(&superblock);
         }
         image.truncate(random.below(image.len() as u64 * 2) as usize);
-        match recover(&mut FaultDisk::of(image.clone()), None, &mut |_, _| panic!("no entry")) {
-            Ok((mut journal, _)) => assert!(journal.next_group().is_none()),
-            Err(_) => {}
-        }
+        let opened = recover(&mut FaultDisk::of(image.clone()), None, &mut |_, _| panic!("no entry"));
+        assert!(opened.is_err() || opened.is_ok_and(|(mut journal, _)| journal.next_group().is_none()));
         match explain(&mut FaultDisk::of(image), ExplainOptions::default(), &mut |_| ()) {
             Ok(_) | Err(_) => {}
         }

@@ -1,0 +1,158 @@
+//! One of every kind of message, and of every page of the journal.
+#![allow(dead_code)] // each test binary uses its own part
+
+use biplex_engine::message::{
+    Ack, Digest, DigestRow, Hello, Message, PROTOCOL_VERSION, Ping, Pong, Refusal, VolumeGeometry,
+};
+use biplex_engine::{Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
+use biplex_format::body_crc;
+use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Superblock};
+use bytes::Bytes;
+
+pub const PAIR: u64 = 0x1122_3344_5566_7788;
+
+pub fn a(time: u64) -> Stamp {
+    Stamp { time, site: SiteId::A }
+}
+
+pub fn b(time: u64) -> Stamp {
+    Stamp { time, site: SiteId::B }
+}
+
+pub fn entry(stamp: Stamp, lba: u64, blocks: u64, body: Body) -> Entry {
+    Entry {
+        stamp,
+        seq: 3 << 40 | 7,
+        volume: VolumeId(0xcafe_0001),
+        extent: Extent::new(Lba(lba), blocks).expect("not empty"),
+        host: HostId(0x0102_0304_0506_0708),
+        body_crc: body_crc(&body),
+        body,
+    }
+}
+
+pub fn volumes() -> Vec<VolumeGeometry> {
+    vec![
+        VolumeGeometry {
+            id: VolumeId(0xcafe_0001),
+            name: "vol0".to_owned(),
+            lun: 0,
+            blocks: 2_097_152,
+            mode: 1,
+        },
+        VolumeGeometry {
+            id: VolumeId(0xcafe_0002),
+            name: "zweites".to_owned(),
+            lun: 258,
+            blocks: 77,
+            mode: 2,
+        },
+    ]
+}
+
+pub fn hello() -> Hello {
+    Hello {
+        version: PROTOCOL_VERSION,
+        pair: PAIR,
+        site: SiteId::B,
+        journal: 0xaaaa_bbbb_cccc_dddd,
+        peer_journal: 0x1111_2222_3333_4444,
+        wall: 1_790_000_000_000_000_000,
+        clock: 1_790_000_000_000_000_001,
+        have: [a(1001), b(1002)],
+        destaged: b(900),
+        journal_bytes: 1 << 30,
+        hold_time: 180_000_000_000,
+        hold_every: 60_000_000_000,
+        volumes: volumes(),
+    }
+}
+
+pub fn messages() -> Vec<(&'static str, Message)> {
+    let ack = Ack { durable: a(41), promise: b(42), destaged: b(43), resumed: true };
+    let pattern: Vec<u8> = (0..512u32).map(|byte| (byte * 7) as u8).collect();
+    vec![
+        ("hello", Message::Hello(hello())),
+        ("refuse", Message::Refuse(Refusal { why: "Größe differs: 1 here, 2 there".to_owned() })),
+        ("data", Message::Entry(entry(a(5_000_000_001), 16, 1, Body::Data(Bytes::from(pattern.clone()))))),
+        ("fill", Message::Entry(entry(b(5_000_000_002), 1 << 33, 1 << 34, Body::Fill(Bytes::from(pattern))))),
+        ("unmap", Message::Entry(entry(b(5_000_000_003), 8, 4096, Body::Unmap))),
+        ("resume-end", Message::ResumeEnd),
+        ("ack", Message::Ack(ack)),
+        ("ping", Message::Ping(Ping { ack, sent_mono: 44, sent_wall: 45 })),
+        ("pong", Message::Pong(Pong { sent_mono: 46, sent_wall: 47, received_wall: 48, in_step: true })),
+        (
+            "digest",
+            Message::Digest(Digest {
+                from: a(100),
+                to: b(200),
+                rows: vec![DigestRow {
+                    slot: 5,
+                    volume: VolumeId(0xcafe_0001),
+                    region: Extent::new(Lba(2048), 2048).expect("not empty"),
+                    entries: 9,
+                    sum: 0xdead_beef_0bad_cafe,
+                }],
+            }),
+        ),
+        (
+            "host",
+            Message::Host { id: 0x0102_0304_0506_0708, name: Bytes::from_static(b"iqn.2026-11.example:a") },
+        ),
+    ]
+}
+
+pub fn checkpoint() -> Checkpoint {
+    Checkpoint {
+        clock_ceiling: 7_000_000_000,
+        destaged: b(6_000_000_000),
+        resume_from: Some(b(6_500_000_000)),
+        peer_journal: 0x1111_2222_3333_4444,
+        run: 3,
+        oldest_segment: 12,
+    }
+}
+
+pub fn superblock() -> Superblock {
+    Superblock {
+        site: SiteId::B,
+        pair: PAIR,
+        journal: 0xaaaa_bbbb_cccc_dddd,
+        segment_bytes: 8 << 20,
+        segments: 127,
+        volumes: volumes(),
+    }
+}
+
+pub fn segment() -> SegmentHeader {
+    SegmentHeader {
+        journal: 0xaaaa_bbbb_cccc_dddd,
+        index: 3,
+        seq: 14,
+        previous: 12,
+        previous_end: 900,
+        first_group: 950,
+        checkpoint: checkpoint(),
+    }
+}
+
+pub fn group() -> GroupHeader {
+    GroupHeader {
+        journal: 0xaaaa_bbbb_cccc_dddd,
+        start_page: 6161,
+        pages: 3,
+        records: 2,
+        content_check: 0x1357_9bdf,
+        segment_seq: 14,
+        group_seq: 951,
+        checkpoint: checkpoint(),
+    }
+}
+
+/// A message as it goes over the wire.
+pub fn wire(message: &Message) -> Vec<u8> {
+    let (header, payload) = biplex_format::encode(PAIR, message);
+    let mut bytes = header.to_vec();
+    bytes.extend_from_slice(&payload.unwrap_or_default());
+    bytes
+}

@@ -1,0 +1,101 @@
+//! The bytes of this release, for every later one to read. `golden.txt` is only ever added to.
+
+mod examples;
+
+use biplex_engine::message::{Message, PROTOCOL_VERSION};
+use biplex_format::journal::{
+    decode_group, decode_segment, decode_superblock, encode_group, encode_segment, encode_superblock,
+};
+use biplex_format::{Decoder, FormatError, crc32c};
+use bytes::Bytes;
+use examples::*;
+use std::fmt::Write;
+
+const GOLDEN: &str = include_str!("golden.txt");
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex")).collect()
+}
+
+/// The bytes that `golden.txt` has under a name, trailing zeros left out there.
+fn golden(name: &str) -> Vec<u8> {
+    let line = GOLDEN.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    unhex(line.unwrap_or_else(|| panic!("golden.txt has no {name}")))
+}
+
+fn pages() -> Vec<(&'static str, Vec<u8>)> {
+    let short = |bytes: &[u8], head: usize| {
+        let mut short = bytes[..head].to_vec();
+        short.extend_from_slice(&crc32c(bytes).to_le_bytes());
+        short
+    };
+    vec![
+        ("superblock-head-and-crc", short(&encode_superblock(&superblock()), 64 + 2 * 80)),
+        ("segment-head-and-crc", short(&encode_segment(&segment()), 128)),
+        ("group", encode_group(&group()).to_vec()),
+    ]
+}
+
+#[test]
+fn every_kind_is_spelt_as_it_ever_was() {
+    for (name, message) in messages() {
+        assert_eq!(hex(&wire(&message)), hex(&golden(name)), "{name}");
+        let mut decoder = Decoder::new();
+        decoder.push(Bytes::from(golden(name)));
+        assert_eq!(decoder.next(), Ok(Some(message)), "{name}");
+        assert_eq!(decoder.next(), Ok(None), "{name}");
+    }
+    for (name, page) in pages() {
+        assert_eq!(hex(&page), hex(&golden(name)), "{name}");
+    }
+    assert_eq!(decode_superblock(&encode_superblock(&superblock())), Ok(superblock()));
+    assert_eq!(decode_segment(&encode_segment(&segment())), Ok(segment()));
+    assert_eq!(decode_group(&golden("group")), Ok(group()));
+}
+
+#[test]
+fn a_hello_of_any_later_version_still_tells_its_version() {
+    // What another version may put behind the frozen header fields is not known here; only that it may.
+    let mut bytes = wire(&Message::Hello(hello()));
+    bytes[4..6].copy_from_slice(&9u16.to_le_bytes());
+    bytes[44..48].copy_from_slice(&(64u32 << 20).to_le_bytes());
+    bytes[72..120].fill(0xee);
+    let crc = crc32c(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    let mut decoder = Decoder::new();
+    decoder.push(Bytes::from(bytes));
+    let expected = FormatError::Version { what: "hello", expected: PROTOCOL_VERSION, found: 9 };
+    assert_eq!(decoder.next(), Err(expected));
+    assert_eq!(decoder.next(), Err(expected), "an error is for good");
+}
+
+#[test]
+fn a_refusal_of_any_version_is_readable() {
+    let (_, message) = messages().into_iter().find(|(name, _)| *name == "refuse").expect("it is there");
+    let mut bytes = wire(&message);
+    bytes[4..6].copy_from_slice(&9u16.to_le_bytes());
+    let crc = crc32c(&bytes[..124]);
+    bytes[124..128].copy_from_slice(&crc.to_le_bytes());
+    let mut decoder = Decoder::new();
+    decoder.push(Bytes::from(bytes));
+    assert_eq!(decoder.next(), Ok(Some(message)));
+}
+
+/// For whoever adds a kind: `cargo test -p biplex-format --test golden -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints golden.txt"]
+fn print_golden_vectors() {
+    for (name, message) in messages() {
+        println!("golden {name} {}", hex(&wire(&message)));
+    }
+    for (name, page) in pages() {
+        println!("golden {name} {}", hex(&page));
+    }
+}
