@@ -7,8 +7,14 @@
 use crate::mutant::{Mutant, planted};
 use crate::units::{Now, SiteId, Stamp};
 
-/// How far ahead of the clock the ceiling is made durable, nanoseconds. Also how far a restart may jump ahead.
-pub const CEILING_AHEAD: u64 = 4_000_000_000;
+/// How far ahead of the site's clock the ceiling is made durable at most, nanoseconds; where destages are frequent it
+/// is a few intervals. Also how far a restart may jump ahead.
+const CEILING_AHEAD_MAX: u64 = 4_000_000_000;
+/// See [`CEILING_AHEAD_MAX`].
+const CEILING_AHEAD_MIN: u64 = 40_000_000;
+/// Where the stamps are already ahead of the site's clock, after a restart, the ceiling is only so far ahead of them,
+/// in parts of the above: restart upon restart must not carry the stamps away from the time.
+const AHEAD_OF_STAMPS: u64 = 32;
 
 /// A site's clock.
 #[derive(Clone, Debug)]
@@ -17,14 +23,16 @@ pub struct Clock {
     last: u64,
     ceiling_durable: u64,
     ceiling_asked: u64,
+    ahead: u64,
 }
 
 impl Clock {
     /// A clock that begins beyond `ceiling`, the highest that an earlier run made durable, and beyond `seen`, the
-    /// newest time found in the journal.
-    pub fn new(site: SiteId, ceiling: u64, seen: u64, now: Now) -> Clock {
+    /// newest time found in the journal, of a site that destages every `every` nanoseconds.
+    pub fn new(site: SiteId, ceiling: u64, seen: u64, every: u64, now: Now) -> Clock {
         let from = if planted(Mutant::ReuseStampAfterRestart) { 0 } else { ceiling.max(seen) };
-        Clock { site, last: from.max(now.wall), ceiling_durable: 0, ceiling_asked: 0 }
+        let ahead = every.saturating_mul(4).clamp(CEILING_AHEAD_MIN, CEILING_AHEAD_MAX);
+        Clock { site, last: from.max(now.wall), ceiling_durable: 0, ceiling_asked: 0, ahead }
     }
 
     /// The next stamp, or `None` until a higher ceiling is durable.
@@ -61,7 +69,8 @@ impl Clock {
 
     /// The ceiling to write into the next journal group.
     pub fn ceiling_to_write(&mut self, now: Now) -> u64 {
-        self.ceiling_asked = self.ceiling_asked.max(self.reading(now) + CEILING_AHEAD);
+        let wanted = (now.wall + self.ahead).max(self.last + self.ahead / AHEAD_OF_STAMPS);
+        self.ceiling_asked = self.ceiling_asked.max(wanted);
         self.ceiling_asked
     }
 
@@ -72,12 +81,13 @@ impl Clock {
 
     /// Whether the durable ceiling is near enough that a new one should be written even if nothing else is.
     pub fn wants_ceiling(&self, now: Now) -> bool {
-        self.reading(now) + CEILING_AHEAD / 2 > self.ceiling_durable
+        let needed = (now.wall + self.ahead / 2).max(self.last + self.ahead / AHEAD_OF_STAMPS / 2);
+        needed > self.ceiling_durable
     }
 
     /// Wall time at which [`Clock::wants_ceiling`] becomes true.
     pub fn ceiling_due(&self) -> u64 {
-        self.ceiling_durable.saturating_sub(CEILING_AHEAD / 2)
+        self.ceiling_durable.saturating_sub(self.ahead / 2)
     }
 }
 
@@ -85,13 +95,15 @@ impl Clock {
 mod tests {
     use super::*;
 
+    const EVERY: u64 = 60_000_000_000;
+
     fn at(wall: u64) -> Now {
         Now { wall, mono: wall }
     }
 
     #[test]
     fn stamps_grow_even_when_the_clock_steps_back() {
-        let mut clock = Clock::new(SiteId::A, 0, 0, at(100));
+        let mut clock = Clock::new(SiteId::A, 0, 0, EVERY, at(100));
         clock.ceiling_written(1_000);
         let first = clock.next(at(200)).expect("below the ceiling");
         let second = clock.next(at(50)).expect("below the ceiling");
@@ -102,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_stamp_and_no_promise_passes_the_durable_ceiling() {
-        let mut clock = Clock::new(SiteId::B, 0, 0, at(100));
+        let mut clock = Clock::new(SiteId::B, 0, 0, EVERY, at(100));
         assert_eq!(clock.next(at(100)), None);
         clock.ceiling_written(150);
         assert_eq!(clock.promise(at(400)), 150);
@@ -111,9 +123,24 @@ mod tests {
 
     #[test]
     fn a_restart_begins_beyond_the_ceiling() {
-        let mut clock = Clock::new(SiteId::A, 9_000, 8_500, at(100));
+        let mut clock = Clock::new(SiteId::A, 9_000, 8_500, EVERY, at(100));
         let ceiling = clock.ceiling_to_write(at(100));
         clock.ceiling_written(ceiling);
         assert_eq!(clock.next(at(100)).map(|s| s.time), Some(9_001));
+    }
+
+    #[test]
+    fn many_restarts_do_not_carry_the_stamps_away_from_the_time() {
+        let mut ceiling = 0;
+        for restart in 0..20 {
+            let now = at(1_000_000_000 + restart);
+            let mut clock = Clock::new(SiteId::A, ceiling, 0, EVERY, now);
+            assert!(clock.wants_ceiling(now));
+            ceiling = clock.ceiling_to_write(now);
+            clock.ceiling_written(ceiling);
+            assert!(!clock.wants_ceiling(now));
+            assert!(clock.next(now).is_some());
+        }
+        assert!(ceiling < 1_000_000_000 + 2 * CEILING_AHEAD_MAX, "{ceiling}");
     }
 }

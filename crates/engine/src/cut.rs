@@ -353,6 +353,7 @@ impl Engine {
 
     fn forget_rows_before(&mut self, slot: u64) {
         self.cuts.own.by_slot = self.cuts.own.by_slot.split_off(&(slot + 1));
+        self.cuts.own.from = self.cuts.own.from.max(slot);
         if let Some(peer) = &mut self.cuts.peer {
             peer.by_slot = peer.by_slot.split_off(&(slot + 1));
         }

@@ -349,7 +349,13 @@ impl Engine {
             .collect();
         let run = checkpoint.run.wrapping_add(1);
         Engine {
-            clock: Clock::new(config.site, checkpoint.clock_ceiling, checkpoint.destaged.time, now),
+            clock: Clock::new(
+                config.site,
+                checkpoint.clock_ceiling,
+                checkpoint.destaged.time,
+                config.hold_every,
+                now,
+            ),
             run,
             seq_next: u64::from(run) << 40,
             volumes,
@@ -386,7 +392,11 @@ impl Engine {
         self.clock.observe(entry.stamp.time);
         if entry.stamp.site == self.config.site {
             let bytes = self.entries[entry.stamp.site.index()].get(&entry.stamp).map_or(0, Held::charge);
-            self.outbound.charge(entry.stamp, bytes);
+            self.outbound.charge_again(entry.stamp, bytes);
+            // A flush of this run also answers for what an earlier run completed here only.
+            if let Some(volume) = self.volumes.get_mut(&entry.volume) {
+                volume.own_last = volume.own_last.max(entry.stamp);
+            }
         }
     }
 

@@ -87,6 +87,8 @@ pub(crate) struct Outbound {
     /// Worst-case journal bytes of own entries that are not destaged at both sites.
     charges: VecDeque<(Stamp, u64)>,
     charged: u64,
+    /// Charged in this run for entries of an earlier one, some of which that run had seen destaged at both sites.
+    charged_again: u64,
     pub full_since_room: bool,
 }
 
@@ -108,6 +110,7 @@ impl Outbound {
             backlog: 0,
             charges: VecDeque::new(),
             charged: 0,
+            charged_again: 0,
             full_since_room: false,
         }
     }
@@ -121,6 +124,16 @@ impl Outbound {
     pub(crate) fn charge(&mut self, stamp: Stamp, bytes: u64) {
         self.charges.push_back((stamp, bytes));
         self.charged += bytes;
+    }
+
+    /// Charges for an entry that an earlier run let in.
+    pub(crate) fn charge_again(&mut self, stamp: Stamp, bytes: u64) {
+        self.charged_again += bytes;
+        self.charge(stamp, bytes);
+    }
+
+    pub(crate) fn charged_again(&self) -> u64 {
+        self.charged_again
     }
 
     pub(crate) fn uncharge(&mut self, destaged_at_both: Stamp) {
@@ -361,7 +374,7 @@ impl Engine {
             entry.stamp = Stamp { site: own.peer(), ..stamp };
         }
         if entry.stamp.site == own {
-            self.outbound.charge(entry.stamp, charge(entry.body.stored_bytes() as u64));
+            self.outbound.charge_again(entry.stamp, charge(entry.body.stored_bytes() as u64));
         }
         self.append(entry);
     }

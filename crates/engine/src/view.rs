@@ -201,7 +201,8 @@ impl Engine {
             ));
         }
         let limit = self.own_limit();
-        if self.outbound.charged() > limit.max(self.config.journal_usable / 2) {
+        let again = self.outbound.charged_again();
+        if self.outbound.charged() > limit.max(self.config.journal_usable / 2) + again {
             return Err(format!(
                 "own entries occupy {} journal bytes, limit {limit}",
                 self.outbound.charged()
