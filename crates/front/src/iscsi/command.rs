@@ -553,9 +553,7 @@ impl Inbound {
             (ttt, _, Some(grant)) if grant.ttt == ttt => (&mut grant.data_sn, grant.end),
             (_, _, _) => return Err("data for an unknown transfer tag"),
         };
-        if header.data_sn.get() != *data_sn {
-            return Err("wrong DataSN");
-        }
+        let in_sequence = header.data_sn.get() == *data_sn;
         *data_sn = data_sn.wrapping_add(1);
         if header.offset.get() != self.received {
             return Err("data at the wrong offset");
@@ -570,6 +568,10 @@ impl Inbound {
         self.data.push(pdu.data.slice(..room as usize));
         self.received = end;
         self.since = now;
+        if !in_sequence {
+            // A sequence error (§7.9): the command fails, DATA PHASE ERROR, once its data is in.
+            self.failure = Some(check_condition(0x0b, 0x4b, 0));
+        }
         if last {
             match header.ttt.get() {
                 NO_TAG => self.unsolicited = None,

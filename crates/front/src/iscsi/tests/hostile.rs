@@ -67,8 +67,8 @@ fn data_out(data_sn: u32, offset: u32, flags: u8) -> DataOut {
     }
 }
 
-/// Sends a two-PDU unsolicited write of 1024 bytes; tells whether it was refused.
-fn refused(pdus: &[(DataOut, usize)], immediate: usize) -> bool {
+/// Sends an unsolicited write of 1024 bytes; tells whether the connection was dropped, and how many writes were made.
+fn outcome(pdus: &[(DataOut, usize)], immediate: usize) -> (bool, usize) {
     let mut world = World::new();
     let conn = raw_session(&mut world);
     let header = command(&mut world, conn, 0x20, 1024, write16(0, 2, false));
@@ -79,19 +79,21 @@ fn refused(pdus: &[(DataOut, usize)], immediate: usize) -> bool {
     world.run();
     // The initiator does not know the task and hangs up on its R2T or response; only the target's view counts here.
     let closed = world.hosts[&conn].closed;
-    assert_eq!((world.writes, world.refusals().len()), (usize::from(!closed), usize::from(closed)));
-    closed
+    assert_eq!(world.refusals().len(), usize::from(closed));
+    assert_eq!(world.target.sessions().iter().map(|session| session.commands).sum::<usize>(), 0);
+    (closed, world.writes)
 }
 
 #[test]
-fn data_that_did_not_come_exactly_as_agreed_is_refused_and_never_written() {
-    assert!(!refused(&[(data_out(0, 0, 0), 512), (data_out(1, 512, 0x80), 512)], 0));
-    assert!(!refused(&[(data_out(0, 512, 0x80), 512)], 512));
-    let bad: [&[(DataOut, usize)]; 9] = [
-        &[(data_out(0, 0, 0), 512), (data_out(0, 512, 0x80), 512)],
-        &[(data_out(27, 0, 0), 512)],
-        &[(data_out(u32::MAX, 0, 0), 512)],
-        &[(data_out(1, 0, 0), 512)],
+fn data_that_did_not_come_exactly_as_agreed_is_never_written() {
+    assert_eq!(outcome(&[(data_out(0, 0, 0), 512), (data_out(1, 512, 0x80), 512)], 0), (false, 1));
+    assert_eq!(outcome(&[(data_out(0, 512, 0x80), 512)], 512), (false, 1));
+    // A wrong DataSN fails the command; the connection stands.
+    for [first, second] in [[0, 0], [1, 0], [27, 28], [u32::MAX, 0], [0, 2]] {
+        let pdus = [(data_out(first, 0, 0), 512), (data_out(second, 512, 0x80), 512)];
+        assert_eq!(outcome(&pdus, 0), (false, 0), "{first} {second}");
+    }
+    let bad: [&[(DataOut, usize)]; 5] = [
         &[(data_out(0, 512, 0), 512)],
         &[(data_out(0, u32::MAX, 0), 512)],
         &[(data_out(0, 0, 0), 1536)],
@@ -99,8 +101,29 @@ fn data_that_did_not_come_exactly_as_agreed_is_refused_and_never_written() {
         &[(data_out(0, 0, 0x80), 512), (data_out(1, 512, 0x80), 512)],
     ];
     for pdus in bad {
-        assert!(refused(pdus, 0), "{pdus:?}");
+        assert_eq!(outcome(pdus, 0), (true, 0), "{pdus:?}");
     }
+}
+
+#[test]
+fn a_wrong_data_sequence_number_is_told_as_a_data_phase_error() {
+    let mut world = World::new();
+    let conn = world.login(InitiatorConfig { immediate_data: false, ..host_config() });
+    world.initiator(conn).submit(1, 0, write16(0, 1, false), Payload::Out(Bytes::from(vec![1; 512])));
+    let initiator = world.initiator(conn);
+    let command: Vec<u8> = std::iter::from_fn(|| initiator.poll_send()).flatten().collect();
+    world.target.handle_bytes(world.now(), conn, command.into());
+    while let Some(action) = world.target.poll() {
+        world.act(action); // the R2T
+    }
+    let initiator = world.initiator(conn);
+    let mut data: Vec<u8> = std::iter::from_fn(|| initiator.poll_send()).flatten().collect();
+    data[39] = 27;
+    world.send(conn, &data);
+    assert_eq!(verdict(&world.take(conn)), (CHECK, [0x0b, 0x4b, 0]));
+    world.write(conn, 2, 0, &[2; 512]);
+    assert_eq!(world.take(conn), [good(2, &[])]);
+    assert_eq!(world.writes, 1);
 }
 
 #[test]
