@@ -1,7 +1,7 @@
 //! Proves and checks secrets by CHAP (RFC 7143 §12.1.3, RFC 1994), either way.
 //!
-//! Must never compare a proof in variable time, accept its own challenge back, or log a secret. Challenges come from
-//! the caller's entropy.
+//! Must never compare a proof in variable time, accept its own challenge back, or log a secret. Challenges
+//! come from the caller's entropy.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -1,8 +1,8 @@
-//! SCSI commands of a session: takes their data in, starts them, sends data and status out (RFC 7143 §11.3, §11.4,
-//! §11.7, §11.8).
+//! SCSI commands of a session: takes their data in, starts them, sends data and status out (RFC 7143 §11.3,
+//! §11.4, §11.7, §11.8).
 //!
-//! Must never let the host's Expected Data Transfer Length alone size a buffer, nor start a write whose data did not
-//! come exactly as agreed. Invariant: each command gets one response or is aborted, never both.
+//! Must never let the host's Expected Data Transfer Length alone size a buffer, nor start a write whose data
+//! did not come exactly as agreed. Invariant: each command gets one response or is aborted, never both.
 //!
 //! ```text
 //! command ─▶ Inbound (collects data, R2Ts) ─▶ Device::start ─▶ Running (the site works) ─▶ response
@@ -68,8 +68,8 @@ struct Grant {
     data_sn: u32,
 }
 
-/// A command whose data is still coming. Data comes in order (DataPDUInOrder, DataSequenceInOrder), so one offset
-/// says all.
+/// A command whose data is still coming. Data comes in order (DataPDUInOrder, DataSequenceInOrder), so one
+/// offset says all.
 pub(super) struct Inbound {
     pub order: Order,
     cdb: Cdb,
@@ -148,7 +148,8 @@ fn check_condition(key: u8, code: u8, qualifier: u8) -> Reply {
     Reply { status: Status::CheckCondition, sense: sense.into(), data_in: Vec::new() }
 }
 
-/// Reads an extended CDB out of additional header segments (§11.2.2). `None` where a segment lies about its length.
+/// Reads an extended CDB out of additional header segments (§11.2.2). `None` where a segment lies about its
+/// length.
 fn parse_segments(mut segments: &[u8], cdb: &[u8; 16]) -> Option<Option<Vec<u8>>> {
     let mut long = None;
     while !segments.is_empty() {
@@ -482,8 +483,8 @@ impl Session {
         out.push(&header, &[sense.freeze()]);
     }
 
-    /// Sends the first `sent` bytes of `pieces`; the last PDU carries the status where that is good. Tells how many
-    /// PDUs it took.
+    /// Sends the first `sent` bytes of `pieces`; the last PDU carries the status where that is good. Tells
+    /// how many PDUs it took.
     fn send_data_in(
         &mut self,
         out: &mut Outbox,

@@ -111,7 +111,8 @@ fn answer(
         }
         understood = true;
     }
-    // A request of which nothing is understood gets no half-success: some initiators take any response for one.
+    // A request of which nothing is understood gets no half-success: some initiators take any response for
+    // one.
     if understood { Ok(out) } else { Err(RejectReason::NotSupported) }
 }
 

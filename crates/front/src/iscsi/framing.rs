@@ -1,8 +1,9 @@
-//! Cuts a TCP byte stream into PDUs and glues PDUs into a byte stream, with CRC32C digests (RFC 7143 §5.3, §11.1).
+//! Cuts a TCP byte stream into PDUs and glues PDUs into a byte stream, with CRC32C digests (RFC 7143 §5.3,
+//! §11.1).
 //!
-//! Must never trust a length before it is checked: nothing larger than one PDU of the allowed size is buffered.
-//! Invariant: delivery in one burst and byte by byte yield the same PDUs. Payload that arrives whole is handed on
-//! without a copy.
+//! Must never trust a length before it is checked: nothing larger than one PDU of the allowed size is
+//! buffered. Invariant: delivery in one burst and byte by byte yield the same PDUs. Payload that arrives
+//! whole is handed on without a copy.
 
 use super::pdu::{Basic, HEADER_BYTES, Header, Pdu, length_of, padding};
 use bytes::{Bytes, BytesMut};

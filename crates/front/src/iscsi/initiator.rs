@@ -1,8 +1,10 @@
-//! A small initiator: the other end of the wire, for the demo, the simulator, the bench and the tests (RFC 7143).
+//! A small initiator: the other end of the wire, for the demo, the simulator, the bench and the tests (RFC
+//! 7143).
 //!
-//! One session, one connection, ErrorRecoveryLevel 0. Bytes and submissions in, bytes and events out; no clock, no
-//! socket. Must never panic on what a target sends: a target that breaks the protocol ends the session with
-//! [`InitiatorEvent::Closed`]. Invariant: each submission gets one `Done`, unless it is aborted or the session ends.
+//! One session, one connection, ErrorRecoveryLevel 0. Bytes and submissions in, bytes and events out; no
+//! clock, no socket. Must never panic on what a target sends: a target that breaks the protocol ends the
+//! session with [`InitiatorEvent::Closed`]. Invariant: each submission gets one `Done`, unless it is aborted
+//! or the session ends.
 
 use super::Entropy;
 use super::chap::{Algorithm, Challenge, Chap, binary, hex};
@@ -229,7 +231,8 @@ const NSG_OPERATIONAL: u8 = 1;
 const NSG_FULL: u8 = 3;
 
 impl Initiator {
-    /// An initiator whose first login request is ready to be sent. `entropy` fills buffers with unpredictable bytes.
+    /// An initiator whose first login request is ready to be sent. `entropy` fills buffers with unpredictable
+    /// bytes.
     pub fn new(config: InitiatorConfig, entropy: Entropy) -> Initiator {
         let mut initiator = Initiator {
             framer: Framer::new(config.receive_max as usize),
@@ -744,7 +747,8 @@ impl Initiator {
         }
     }
 
-    /// Sends a PDU as it is, and says a command to be larger or smaller than its data: for tests of the other end.
+    /// Sends a PDU as it is, and says a command to be larger or smaller than its data: for tests of the other
+    /// end.
     #[cfg(test)]
     pub(super) fn push_raw<T: super::pdu::Header>(&mut self, header: &T, data: Bytes) {
         self.out.push(header, &[data]);

@@ -1,7 +1,8 @@
 //! Brings a connection from its first byte to full-feature phase (RFC 7143 §6.2, §6.3, §11.12, §11.13).
 //!
-//! Must never grant a stage before the secret is proven, whatever the order of keys. Invariant: every request gets
-//! exactly one response, and a response with a non-zero class is the last thing that the connection sends.
+//! Must never grant a stage before the secret is proven, whatever the order of keys. Invariant: every request
+//! gets exactly one response, and a response with a non-zero class is the last thing that the connection
+//! sends.
 
 use super::chap::{Algorithm, Challenge, binary};
 use super::pdu::{CONTINUE, FINAL, LoginRequest};
@@ -259,7 +260,8 @@ impl Login {
         }
     }
 
-    /// The security stage (§12.1): takes its keys out of `pairs` in the order of the protocol, not of the text.
+    /// The security stage (§12.1): takes its keys out of `pairs` in the order of the protocol, not of the
+    /// text.
     fn authenticate(
         &mut self,
         rules: &LoginRules<'_>,
@@ -368,7 +370,8 @@ impl Login {
         Ok(())
     }
 
-    /// Longest data segment that we take: what we declared, or the default where there was no chance to declare.
+    /// Longest data segment that we take: what we declared, or the default where there was no chance to
+    /// declare.
     pub(super) fn receive_max(&self) -> u32 {
         if self.declared { RECEIVE_MAX } else { super::text::RECEIVE_DEFAULT }
     }

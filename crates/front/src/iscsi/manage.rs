@@ -1,8 +1,8 @@
 //! Task management (RFC 7143 §11.5, §11.6; SAM-5 7).
 //!
-//! Must never answer while a task that it aborted can still change the volume: the response waits for the site to let
-//! go of such tasks, within a bound. Invariant: an aborted task gets no response (TAS is 0), a half-received write
-//! that was aborted never reaches the device.
+//! Must never answer while a task that it aborted can still change the volume: the response waits for the
+//! site to let go of such tasks, within a bound. Invariant: an aborted task gets no response (TAS is 0), a
+//! half-received write that was aborted never reaches the device.
 
 use super::framing::Outbox;
 use super::pdu::{FINAL, Management as Request, ManagementResponse, Pdu, before, opcode};
@@ -104,8 +104,8 @@ impl Session {
         Next::Continue
     }
 
-    /// Aborts all tasks of this session, of one unit or of all. Tells how many the site still works on; each of those
-    /// counts `waiter` down when it ends.
+    /// Aborts all tasks of this session, of one unit or of all. Tells how many the site still works on; each
+    /// of those counts `waiter` down when it ends.
     pub(super) fn abort_all(&mut self, shared: &mut Shared, lun: Option<u64>, waiter: Option<u64>) -> usize {
         let wanted = |of: u64| lun.is_none_or(|lun| unit_number(of) == unit_number(lun));
         let halves: Vec<u32> = self

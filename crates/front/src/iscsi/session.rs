@@ -1,7 +1,7 @@
 //! One session in full-feature phase: sequence numbers, dispatch, NOP, logout (RFC 7143 §4.2.2, §11).
 //!
-//! Must never scan its tasks for a PDU. Invariants: MaxCmdSN never goes back; StatSN grows by one for each PDU that
-//! carries it; a command outside the window leaves no trace (§4.2.2.1).
+//! Must never scan its tasks for a PDU. Invariants: MaxCmdSN never goes back; StatSN grows by one for each
+//! PDU that carries it; a command outside the window leaves no trace (§4.2.2.1).
 //!
 //! SCSI commands are in `command`, task management in `manage`, text in `discovery`.
 

@@ -1,6 +1,7 @@
 //! What all sessions of a target share: the device, the answers that the site owes, the orders to the site.
 //!
-//! Invariant: a task stands in `tasks` from the moment its command goes to the site until the site's answer, once.
+//! Invariant: a task stands in `tasks` from the moment its command goes to the site until the site's answer,
+//! once.
 
 use super::Entropy;
 use super::target::{TargetAction, TargetConfig};

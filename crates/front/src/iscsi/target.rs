@@ -1,8 +1,8 @@
 //! The iSCSI target: connections, logins, sessions, and the traffic between them and the site (RFC 7143).
 //!
-//! Must never let one connection's bytes change another's session, except where the protocol says so: reinstatement
-//! and resets. Invariants: an initiator port has at most one session; every command handed to the site is answered to
-//! its host at most once; all that a connection can make us hold is bounded.
+//! Must never let one connection's bytes change another's session, except where the protocol says so:
+//! reinstatement and resets. Invariants: an initiator port has at most one session; every command handed to
+//! the site is answered to its host at most once; all that a connection can make us hold is bounded.
 //!
 //! ```text
 //! bytes ─▶ Framer ─▶ Login ─▶ Session ─▶ Device ─▶ TargetAction::Command ─▶ (the site)
@@ -72,7 +72,8 @@ pub enum TargetAction {
         /// The connection.
         conn: ConnId,
     },
-    /// Carry out a command. [`Target::handle_completion`] is owed exactly once, even if the task is aborted meanwhile.
+    /// Carry out a command. [`Target::handle_completion`] is owed exactly once, even if the task is aborted
+    /// meanwhile.
     Command {
         /// Names the answer.
         task: TaskId,
@@ -380,7 +381,8 @@ impl Target {
         }
     }
 
-    /// The last login response: ends an older session of the same initiator port, begins the new one (§6.3.5).
+    /// The last login response: ends an older session of the same initiator port, begins the new one
+    /// (§6.3.5).
     fn begin_session(&mut self, now: Now, conn: ConnId, request: &LoginRequest, reply: LoginReply) {
         let tsih = self.new_tsih();
         let Some(connection) = self.connections.get_mut(&conn) else { return };

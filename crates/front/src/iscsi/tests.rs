@@ -1,4 +1,5 @@
-//! Target and initiators wired back to back in memory, with a disk for a site. No clock but the one in the test.
+//! Target and initiators wired back to back in memory, with a disk for a site. No clock but the one in the
+//! test.
 
 mod hostile;
 mod logins;

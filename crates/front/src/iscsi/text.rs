@@ -1,7 +1,7 @@
 //! Reads and writes `key=value` text (RFC 7143 §6.1) and holds the outcome of negotiation (§13).
 //!
-//! Must never echo a host's value, nor accept text beyond the limits below. Invariant: every answer chosen here lies
-//! within what was offered, and a key is answered at most once.
+//! Must never echo a host's value, nor accept text beyond the limits below. Invariant: every answer chosen
+//! here lies within what was offered, and a key is answered at most once.
 
 /// Most text that is gathered over continued PDUs.
 pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;

@@ -67,7 +67,8 @@ fn data_out(data_sn: u32, offset: u32, flags: u8) -> DataOut {
     }
 }
 
-/// Sends an unsolicited write of 1024 bytes; tells whether the connection was dropped, and how many writes were made.
+/// Sends an unsolicited write of 1024 bytes; tells whether the connection was dropped, and how many writes
+/// were made.
 fn outcome(pdus: &[(DataOut, usize)], immediate: usize) -> (bool, usize) {
     let mut world = World::new();
     let conn = raw_session(&mut world);
@@ -77,7 +78,8 @@ fn outcome(pdus: &[(DataOut, usize)], immediate: usize) -> (bool, usize) {
         world.initiator(conn).push_raw(header, Bytes::from(vec![1; *length]));
     }
     world.run();
-    // The initiator does not know the task and hangs up on its R2T or response; only the target's view counts here.
+    // The initiator does not know the task and hangs up on its R2T or response; only the target's view counts
+    // here.
     let closed = world.hosts[&conn].closed;
     assert_eq!(world.refusals().len(), usize::from(closed));
     assert_eq!(world.target.sessions().iter().map(|session| session.commands).sum::<usize>(), 0);
@@ -128,7 +130,8 @@ fn a_wrong_data_sequence_number_is_told_as_a_data_phase_error() {
 
 #[test]
 fn data_that_was_not_agreed_on_ends_the_connection() {
-    // Immediate data beyond what was announced, in a read, beyond the first burst; unsolicited data without leave.
+    // Immediate data beyond what was announced, in a read, beyond the first burst; unsolicited data without
+    // leave.
     for (flags, expected, immediate, initial_r2t) in [
         (0xa0, 512, 1024, false),
         (0xc0, 512, 512, false),

@@ -161,7 +161,8 @@ fn a_wrong_secret_name_or_no_proof_is_refused_and_logged() {
         assert!(world.hosts[&conn].closed);
     }
     assert_eq!(world.refusals().len(), 3);
-    // Without a security stage, with one that is skipped, with a proof nobody asked for, with no algorithm in common.
+    // Without a security stage, with one that is skipped, with a proof nobody asked for, with no algorithm in
+    // common.
     let chosen = request(0, 0, &format!("{NAMES}AuthMethod=CHAP|"));
     for rest in [
         vec![request(FINAL | 1 << 2 | 3, 0, NAMES)],

@@ -63,8 +63,8 @@ fn a_half_received_write_that_is_aborted_never_reaches_the_volume() {
     {
         let mut world = World::new();
         let conn = world.login(host_config());
-        // Its R2T names a task that this initiator does not know, so the initiator hangs up on it: see to it that the
-        // function comes in the same burst.
+        // Its R2T names a task that this initiator does not know, so the initiator hangs up on it: see to it
+        // that the function comes in the same burst.
         let itt = half_written(&mut world, conn);
         world.initiator(conn).manage(10, function, 0, None);
         let late = super::super::pdu::DataOut {
