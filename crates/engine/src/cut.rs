@@ -38,6 +38,8 @@ struct Rows {
 pub(crate) struct Cuts {
     /// The cut at which the backing stores stand.
     pub destaged: Stamp,
+    /// The cut of the newest durable checkpoint: what the journal has given back. Room is counted by this one.
+    pub recycled: Stamp,
     /// What checkpoints say: behind `destaged` only under a mutant.
     under_way: Option<Stamp>,
     pub count: u64,
@@ -55,6 +57,7 @@ impl Cuts {
     pub(crate) fn new(destaged: Stamp) -> Cuts {
         Cuts {
             destaged,
+            recycled: destaged,
             under_way: None,
             count: 0,
             retry_at: 0,
@@ -187,14 +190,24 @@ impl Engine {
         let retired = self.retire(cut);
         self.cuts.destaged = cut;
         self.cuts.count += 1;
-        self.outbound.uncharge(cut.min(self.outbound.peer_destaged));
         self.publish(cut, rows);
         if retired > 0 {
             self.order(Action::Checkpoint);
-            self.session.ack_owed = true;
         }
         self.pump_doors(now);
         self.try_cut(now);
+    }
+
+    /// A checkpoint with this cut is durable and the journal has given back what lay before it: there is room again,
+    /// here and, as the next ack tells, for the peer.
+    pub fn handle_recycled(&mut self, now: Now, destaged: Stamp) {
+        if destaged <= self.cuts.recycled {
+            return;
+        }
+        self.cuts.recycled = destaged;
+        self.outbound.uncharge(destaged.min(self.outbound.peer_destaged));
+        self.session.ack_owed = true;
+        self.pump_doors(now);
     }
 
     fn retire(&mut self, cut: Stamp) -> usize {
@@ -268,24 +281,20 @@ impl Engine {
     }
 
     fn send_digests(&mut self) {
-        if !self.session.accepted() {
+        if !self.session.accepted() || self.cuts.sent_to >= self.cuts.own.to {
             return;
         }
         let (hold, every) = (self.config.hold_time, self.config.hold_every);
         let cut_of = |slot: u64| Stamp::last_of((slot * every).saturating_sub(hold));
-        let mut messages = Vec::new();
-        let (mut from, mut rows) = (self.cuts.sent_to, Vec::new());
-        for (slot, found) in self.cuts.own.by_slot.range(self.cuts.sent_to + 1..) {
-            rows.extend_from_slice(found);
-            if rows.len() >= ROWS_MAX {
-                let rows = std::mem::take(&mut rows);
-                messages.push(Digest { from: cut_of(from), to: cut_of(*slot), rows });
-                from = *slot;
-            }
-        }
-        if from < self.cuts.own.to {
-            messages.push(Digest { from: cut_of(from), to: cut_of(self.cuts.own.to), rows });
-        }
+        let (from, to) = (cut_of(self.cuts.sent_to), cut_of(self.cuts.own.to));
+        let rows: Vec<DigestRow> =
+            self.cuts.own.by_slot.range(self.cuts.sent_to + 1..).flat_map(|(_, rows)| rows).copied().collect();
+        // All but the last message bring rows only; the last one says how far they go.
+        let mut chunks: Vec<Vec<DigestRow>> = rows.chunks(ROWS_MAX).map(<[DigestRow]>::to_vec).collect();
+        let last = chunks.pop().unwrap_or_default();
+        let mut messages: Vec<Digest> =
+            chunks.into_iter().map(|rows| Digest { from, to: from, rows }).collect();
+        messages.push(Digest { from, to, rows: last });
         self.cuts.sent_to = self.cuts.own.to;
         for digest in messages {
             self.order(Action::Send(Message::Digest(digest)));

@@ -68,7 +68,7 @@ pub struct Ack {
     /// Nothing that the sender sends from now on is stamped at or before this, and all that it ever stamped up to
     /// it is durable in its own journal and was sent before this message.
     pub promise: Stamp,
-    /// The cut at which the sender's backing stores stand.
+    /// The cut at which the sender's backing stores stand, as its journal has it: what lay before is given back.
     pub destaged: Stamp,
     /// The sender has everything that the resume owed it, durable: it is in step.
     pub resumed: bool,
@@ -116,9 +116,9 @@ pub struct DigestRow {
 /// What a site destaged between two cuts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Digest {
-    /// The cut before.
+    /// The cut up to which earlier digests went.
     pub from: Stamp,
-    /// The cut.
+    /// The cut up to which this one goes; equal to `from` when more rows of the same cut follow.
     pub to: Stamp,
     /// Only regions that something was destaged to, ascending.
     pub rows: Vec<DigestRow>,

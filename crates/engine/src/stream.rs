@@ -189,7 +189,7 @@ impl Engine {
         Ack {
             durable,
             promise: self.promise(now),
-            destaged: self.cuts.destaged,
+            destaged: self.cuts.recycled,
             resumed: self.session.in_step_here(),
         }
     }
@@ -391,7 +391,7 @@ impl Engine {
                 out.in_flight_bytes -= bytes;
             }
         }
-        out.uncharge(out.peer_destaged.min(self.cuts.destaged));
+        out.uncharge(out.peer_destaged.min(self.cuts.recycled));
         self.session.peer_in_step = ack.resumed;
         self.wake_acked();
         self.pump_outbound(now);
