@@ -1,7 +1,7 @@
 //! Answers for how a site's status, hold table and state map look to people.
 
 use crate::config::quantity::{show_size, show_time};
-use biplex_site::{MapRun, Status, TableRow};
+use biplex_site::{ConflictRow, MapRun, Status, TableRow};
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use std::fmt::Write;
@@ -153,6 +153,24 @@ pub fn state_map(runs: &[MapRun]) -> String {
             run.blocks.to_string(),
             run.state.to_string(),
             meaning.to_owned(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Overlaps between the two sites' writes.
+pub fn conflicts(rows: &[ConflictRow]) -> String {
+    let mut table = table(&["number", "volume", "start block", "blocks", "won", "by", "lost", "by"]);
+    for row in rows {
+        table.add_row([
+            row.number.to_string(),
+            row.volume.clone(),
+            row.start.to_string(),
+            row.blocks.to_string(),
+            show_moment(row.winner.0),
+            row.winner.1.clone(),
+            show_moment(row.loser.0),
+            row.loser.1.clone(),
         ]);
     }
     table.to_string()

@@ -167,3 +167,20 @@ pub struct MapRun {
     /// 0 or 1.
     pub state: u8,
 }
+
+/// An overlap between writes of the two sites, and who won (E1.4).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConflictRow {
+    /// Counts from 1 in each run.
+    pub number: u64,
+    /// The volume's name.
+    pub volume: String,
+    /// First block that both wrote.
+    pub start: u64,
+    /// How many blocks both wrote.
+    pub blocks: u64,
+    /// Stamp time and site of the newer write, which the blocks show.
+    pub winner: (u64, String),
+    /// Stamp time and site of the older write.
+    pub loser: (u64, String),
+}

@@ -5,7 +5,7 @@ use crate::site::Site;
 use crate::status::*;
 use biplex_engine::engine::Conflict;
 use biplex_engine::view::RowData;
-use biplex_engine::{Now, VolumeId};
+use biplex_engine::{Now, Stamp, VolumeId};
 
 impl Site {
     /// The site at a glance.
@@ -147,8 +147,17 @@ impl Site {
     }
 
     /// Conflicts between the two sites' writes numbered beyond `after`; the newest few hundred are remembered.
-    pub fn conflicts(&self, after: u64) -> Vec<Conflict> {
-        self.engine.conflicts(after)
+    pub fn conflicts(&self, after: u64) -> Vec<ConflictRow> {
+        let shown = |stamp: Stamp| (stamp.time, stamp.site.to_string());
+        let row = |conflict: Conflict| ConflictRow {
+            number: conflict.number,
+            volume: self.volume_name(conflict.volume),
+            start: conflict.extent.start().0,
+            blocks: conflict.extent.blocks(),
+            winner: shown(conflict.winner),
+            loser: shown(conflict.loser),
+        };
+        self.engine.conflicts(after).into_iter().map(row).collect()
     }
 
     /// Checks the invariants that can be judged from within; the simulator calls it after every step.

@@ -260,7 +260,7 @@ mod tests {
         let mut page = CONTROL_PAGE;
         page[2] = 4;
         page[4] = 8;
-        assert_eq!(select6(&page), Ok(Modes { descriptor_sense: true, write_protected: true }));
+        assert_eq!(select6(&page), Ok(Modes { descriptor_sense: true, write_protected: true, write_cache: false }));
         page[5] = 0x40;
         assert_eq!(select6(&page), Err(Sense::field_in_parameters(9, Some(6))));
     }
