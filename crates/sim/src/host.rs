@@ -294,17 +294,22 @@ impl World {
         }
     }
 
-    /// A sync volume is read only within the lease: something of the peer must have arrived within its length.
+    /// A sync volume is read only within the lease: something of the peer must have arrived within its length, less
+    /// the round trip that the answered heartbeat took at least.
     fn judge_lease(&mut self, op: &Operation) {
         if self.scenario.volumes[op.volume].mode != Mode::Sync {
             return;
         }
         let place = &self.places[op.site.index()];
-        let limit = self.scenario.lease + self.scenario.lease / 1_000 + US;
+        let trip = 2 * self.scenario.delay.0;
+        let limit = (self.scenario.lease + self.scenario.lease / 1_000 + US).saturating_sub(trip);
         if place.heard.is_none_or(|heard| heard + limit < op.time) {
             let since = place.heard.map(|heard| op.time.saturating_sub(heard));
             let site = op.site;
-            self.violation("lease", format!("site {site} answers a read asked {since:?} ns after it last heard of its peer"));
+            self.violation(
+                "lease",
+                format!("site {site} answers a read asked {since:?} ns after it last heard of its peer"),
+            );
         }
     }
 }

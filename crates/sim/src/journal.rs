@@ -18,8 +18,13 @@ pub fn create(disk: &mut SimDisk, config: &SiteConfig, random: &mut Random) -> R
         blocks: volume.unit.blocks,
         mode: volume.mode as u8,
     });
-    let identity =
-        Identity { site: config.site, pair: config.pair, journal: random.next() | 1, volumes: volumes.collect() };
-    let layout = Layout::with_segments(config.journal_bytes, SEGMENT_BYTES).map_err(|error| error.to_string())?;
+    let identity = Identity {
+        site: config.site,
+        pair: config.pair,
+        journal: random.next() | 1,
+        volumes: volumes.collect(),
+    };
+    let layout =
+        Layout::with_segments(config.journal_bytes, SEGMENT_BYTES).map_err(|error| error.to_string())?;
     create_with(disk, layout, &identity, &mut |_, _| {}).map_err(|error| error.to_string())
 }

@@ -35,7 +35,7 @@ pub const HUNTS: [Hunt; 19] = {
         hunt(DestageBeforeAck, "destage-before-ack", Polite, Slant::Cuts, 40),
         hunt(DestageBeforePromise, "destage-before-promise", Polite, Slant::SlowLine, 40),
         hunt(ShowPendingWrite, "show-pending-write", Cruel, Slant::SlowLine, 40),
-        hunt(ReuseStampAfterRestart, "reuse-stamp-after-restart", Polite, Slant::Crashes, 40),
+        hunt(ReuseStampAfterRestart, "reuse-stamp-after-restart", Polite, Slant::Clocks, 40),
         hunt(AckBeforeSync, "ack-before-sync", Polite, Slant::SlowDisks, 40),
         hunt(CompleteBeforeAck, "complete-before-ack", Cruel, Slant::SlowLine, 40),
         hunt(CompleteBeforeSync, "complete-before-sync", Polite, Slant::SlowDisks, 40),

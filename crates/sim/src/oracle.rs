@@ -52,9 +52,9 @@ impl World {
     }
 
     fn judge_bounds(&mut self, id: SiteId, status: &Status) {
-        // What is not durable yet has no other place than memory; the hosts' commands bound it.
-        let commands = 2 * (self.scenario.hosts * self.scenario.depth) as u64 * self.scenario.blocks.1 * BLOCK as u64;
-        if status.hold_bytes > status.hold_limit + commands {
+        // What is not durable yet has no other place than memory; `within` knows how much that is. In any case it is
+        // no more than the journals may take.
+        if status.hold_bytes > status.hold_limit + status.journal.bytes {
             let what = format!("site {id} holds {} bytes, limit {}", status.hold_bytes, status.hold_limit);
             self.violation("bounds", what);
         }

@@ -45,10 +45,12 @@ pub enum Slant {
     Silence,
     /// A tiny hold buffer and a tiny journal.
     Cramped,
+    /// Clocks that hardly move and step back, and crashes: only the durable ceiling keeps stamps apart.
+    Clocks,
 }
 
 /// All slants with their names on the command line.
-pub const SLANTS: [(&str, Slant); 9] = [
+pub const SLANTS: [(&str, Slant); 10] = [
     ("mixed", Slant::Mixed),
     ("ties", Slant::Ties),
     ("slow-line", Slant::SlowLine),
@@ -58,6 +60,7 @@ pub const SLANTS: [(&str, Slant); 9] = [
     ("store-crashes", Slant::StoreCrashes),
     ("silence", Slant::Silence),
     ("cramped", Slant::Cramped),
+    ("clocks", Slant::Clocks),
 ];
 
 impl Slant {
@@ -253,7 +256,15 @@ impl Scenario {
                 self.weights = only(&[(Fault::LinkSilent, 4), (Fault::LinkCut, 2), (Fault::Crash, 2)]);
                 self.gap = (50 * MS, 300 * MS);
                 self.lease = 60 * MS;
+                self.delay = (4 * MS, 12 * MS);
                 self.wait_max = 900 * MS;
+            }
+            Slant::Clocks => {
+                self.grain = 500 * MS;
+                self.journal_delay = (MS, 20 * MS);
+                self.delay = (50 * US, MS);
+                self.weights = only(&[(Fault::Crash, 4), (Fault::ClockBack, 2), (Fault::ClockForward, 1)]);
+                self.gap = (40 * MS, 200 * MS);
             }
             Slant::Cramped => {
                 self.hold_memory = 4 << 10;

@@ -117,8 +117,7 @@ impl World {
             let place = &mut self.places[site.index()];
             let config = place.config.clone();
             let disk = place.disk(Device::Journal).expect("made with the place");
-            if let Err(why) = crate::journal::create(disk, &config, &mut seed)
-            {
+            if let Err(why) = crate::journal::create(disk, &config, &mut seed) {
                 self.violation("start", why);
                 return;
             }
