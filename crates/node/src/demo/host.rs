@@ -2,13 +2,18 @@
 
 use anyhow::{Context, bail};
 use biplex_front::iscsi::initiator::{
-    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, read16, write16,
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, read16, test_unit_ready, write16,
 };
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+/// Logical units of the demo's target.
+const UNITS: u16 = 2;
+/// News that a unit may have for a host at most.
+const ATTENTIONS_MAX: usize = 8;
 
 /// A command's end.
 pub struct Done {
@@ -42,6 +47,15 @@ impl Host {
             Host { stream, initiator, next_tag: 1, ended: VecDeque::new(), buffer: BytesMut::new() };
         while !host.initiator.is_logged_in() {
             host.exchange()?;
+        }
+        // A unit may have news for a host that comes back (unit attentions); they are taken before real work.
+        for unit in 0..UNITS {
+            for _ in 0..ATTENTIONS_MAX {
+                host.submit(unit, test_unit_ready(), Payload::None);
+                if host.next_done()?.status == 0 {
+                    break;
+                }
+            }
         }
         Ok(host)
     }

@@ -64,7 +64,7 @@ table = "indexed"
 memory = "64MiB"
 
 [journal]
-size = "256MiB"
+size = "512MiB"
 
 [link]
 listen = "{listen}"
