@@ -353,7 +353,8 @@ impl Engine {
                 return self
                     .violation(format!("the peer returned {}, which this site never issued", entry.stamp));
             }
-            self.session.resume_from = self.session.resume_from.map(|from| from.max(entry.stamp));
+            // `resume_from` stays where it is until all that was lost is back and durable: a checkpoint may become
+            // durable before the entries that came back just now.
             self.outbound.issued = self.outbound.issued.max(entry.stamp);
         } else {
             if let Some(last) = self.inbound.last_seq {
