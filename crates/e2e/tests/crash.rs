@@ -76,7 +76,8 @@ fn no_acknowledged_write_is_lost_by_kills_in_flush_mode() {
 
 #[test]
 fn a_killed_async_site_serves_alone_what_it_acknowledged() {
-    let mut pair = Pair::start(Settings { mode: "async", ..Settings::default() });
+    // Large enough that the backlog does not fill it.
+    let mut pair = Pair::start(Settings { mode: "async", journal: "256MiB", ..Settings::default() });
     let running = Load::new(0).run(pair.sites[0].iscsi);
     wait_acknowledged(&running, WRITES_BEFORE, "load before the cut");
     pair.line.cut();

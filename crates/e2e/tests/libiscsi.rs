@@ -31,7 +31,7 @@ fn run_all(family: &str, wanted: impl Fn(&str) -> bool, urls: &[&str]) {
         match run(family, name, urls) {
             Verdict::Passed => passed += 1,
             Verdict::Skipped(why) => skipped.push(format!("{name}: {why}")),
-            Verdict::Known(why) => skipped.push(format!("{name}: a bug of the test: {why}")),
+            Verdict::Excused(why) => skipped.push(format!("{name}: excused: {why}")),
             Verdict::Failed(words) => failed.push(format!("{family}.{name}\n{words}")),
         }
     }
@@ -84,12 +84,12 @@ fn hosts_that_prove_themselves_are_served_like_others() {
     }
 }
 
-/// Lines of an INQUIRY page that speak of the unit, and those that speak of the port.
+/// Designators of the unit, and those of the port and its target.
 fn identity(site: &Site) -> (Vec<String>, Vec<String>) {
     let pages = tool("iscsi-inq", &["-e", "1", "-c", "131", &site.url("")]).expect_good();
     let (mut unit, mut port) = (Vec::new(), Vec::new());
-    for descriptor in pages.split("DESIGNATION DESCRIPTOR").skip(1) {
-        let of_unit = descriptor.contains("Association:0") || descriptor.contains("LOGICAL_UNIT");
+    for descriptor in pages.split("DEVICE DESIGNATOR").skip(1) {
+        let of_unit = descriptor.contains("Association:(0)");
         if of_unit { &mut unit } else { &mut port }.push(descriptor.trim().to_owned());
     }
     (unit, port)

@@ -102,7 +102,7 @@ fn config_mistakes_are_refused_with_file_line_and_remedy() {
         ("every = \"200ms\"", "every = \"200\"", "unit"),
         ("size = \"64MiB\"", "size = \"1MiB\"", "64 MiB"),
         ("lun = 0", "lun = 0\nluns = 1", "unknown field"),
-        ("lease = \"1s\"", "lease = \"5s\"", "link.wait must be longer"),
+        ("wait = \"3s\"", "wait = \"500ms\"", "link.wait must be longer"),
         ("site = \"a\"", "site = \"c\"", "there is no site \"c\""),
         ("[iscsi]", "[iscsi", "TOML"),
         ("a.pem", "b.pem", "site-a.biplex"),

@@ -115,7 +115,9 @@ fn an_async_volume_survives_cuts_within_frames_and_silence() {
 
 #[test]
 fn hosts_of_an_async_volume_do_not_notice_a_cut() {
-    let loads = survive(settings("async"), |pair, running| {
+    // Large enough that the backlog does not fill it.
+    let roomy = Settings { journal: "256MiB", ..settings("async") };
+    let loads = survive(roomy, |pair, running| {
         pair.line.cut();
         wait_acknowledged(running, 10 * WRITES, "load while the line is cut");
         for site in &mut pair.sites {

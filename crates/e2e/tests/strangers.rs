@@ -7,7 +7,7 @@ use biplex_e2e::pair::biplex;
 use biplex_e2e::{Host, HostError, Load, Pair, Settings, wait_until};
 use biplex_front::iscsi::Chap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ const CHAP: &str = "chap = { user = \"host\", secret = \"twelve-secret\", \
                     mutual = { user = \"biplex\", secret = \"mutual-secret\" } }";
 
 fn proving(user: &str, secret: &str, mutual: Option<(&str, &str)>) -> Identity {
+    // Names of their own: the same name would take the older session over.
+    let name = format!("prover-{}", mutual.map_or("alone", |(_, secret)| secret));
     let mutual = mutual.map(|(user, secret)| (user.to_owned(), secret.to_owned()));
     let chap = Chap { user: user.to_owned(), secret: secret.to_owned(), mutual };
-    Identity { chap: Some(chap), ..Identity::named("prover") }
+    Identity { chap: Some(chap), ..Identity::named(&name) }
 }
 
 #[test]
@@ -86,17 +88,22 @@ fn say(mut stream: impl Read + Write, bytes: &[u8], end: impl FnOnce()) {
     }
 }
 
+fn connect(port: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(port).expect("a port");
+    stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a socket");
+    stream
+}
+
 fn disturb(settings: Settings, refusal: &str) {
     let mut pair = Pair::start(settings);
     let running = [0, 1].map(|index| Load::new(index as u64).run(pair.sites[index].iscsi));
     let sessions = pair.sites.each_ref().map(|site| site.status().expect("a status").link.sessions);
     for site in &pair.sites {
         // Connections that say nothing stay beside all this and must not get in the way.
-        let silent = [site.iscsi, site.link].map(|port| TcpStream::connect(port).expect("a port"));
+        let silent = [site.iscsi, site.link].map(connect);
         for (seed, length) in [(1, 1), (2, 47), (3, 48), (4, 5_000), (5, 300_000)] {
             for port in [site.iscsi, site.link] {
-                let stream = TcpStream::connect(port).expect("a port");
-                stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a socket");
+                let stream = connect(port);
                 let ending = stream.try_clone().expect("a socket");
                 // A short one might be the beginning of something: its end says that it is not.
                 let end = move || drop(ending.shutdown(Shutdown::Write));
@@ -107,17 +114,12 @@ fn disturb(settings: Settings, refusal: &str) {
             let ending = stream.try_clone().expect("a socket");
             say(stream, &garbage(length, seed), move || drop(ending.shutdown(Shutdown::Write)));
         }
-        // A host's words at the link's port, and a site's at the hosts'.
-        say(
-            TcpStream::connect(site.iscsi).expect("a port"),
-            b"biplex-link/1 a\nGET / HTTP/1.1\r\n\r\n",
-            || (),
-        );
-        say(
-            TcpStream::connect(site.link).expect("a port"),
-            &[0x43, 0x87, 0, 0, 0, 0, 0, 0].repeat(64),
-            || (),
-        );
+        // A site's words at the hosts' port, and a host's at the site's: long enough for a first judgement.
+        let greeting = b"biplex-link/1 a\n".repeat(8);
+        let login = [0x43, 0x87, 0, 0, 0, 0, 0, 0].repeat(64);
+        for (port, words) in [(site.iscsi, greeting.as_slice()), (site.link, &login)] {
+            say(connect(port), words, || ());
+        }
         site.wait_log(&["WARN", "host refused"]);
         site.wait_log(&["WARN", "link", "refused", refusal]);
         drop(silent);
