@@ -287,8 +287,14 @@ impl Engine {
         let (hold, every) = (self.config.hold_time, self.config.hold_every);
         let cut_of = |slot: u64| Stamp::last_of((slot * every).saturating_sub(hold));
         let (from, to) = (cut_of(self.cuts.sent_to), cut_of(self.cuts.own.to));
-        let rows: Vec<DigestRow> =
-            self.cuts.own.by_slot.range(self.cuts.sent_to + 1..).flat_map(|(_, rows)| rows).copied().collect();
+        let rows: Vec<DigestRow> = self
+            .cuts
+            .own
+            .by_slot
+            .range(self.cuts.sent_to + 1..)
+            .flat_map(|(_, rows)| rows)
+            .copied()
+            .collect();
         // All but the last message bring rows only; the last one says how far they go.
         let mut chunks: Vec<Vec<DigestRow>> = rows.chunks(ROWS_MAX).map(<[DigestRow]>::to_vec).collect();
         let last = chunks.pop().unwrap_or_default();

@@ -49,6 +49,8 @@ pub struct Hello {
     pub hold_time: u64,
     /// See `hold_time`.
     pub hold_every: u64,
+    /// Fingerprint of what the sender's backing stores held before the sites first met; 0 afterwards.
+    pub stores: u64,
     /// The volumes.
     pub volumes: Vec<VolumeGeometry>,
 }

@@ -54,6 +54,8 @@ pub(crate) struct Session {
     pub refused: Option<String>,
     /// Newest entry of each origin that was destaged and dropped in this run: a peer that has less lost its journal.
     pub dropped: [Stamp; 2],
+    /// Fingerprint of the backing stores, for the first meeting.
+    pub stores: u64,
 }
 
 impl Session {
@@ -80,6 +82,7 @@ impl Session {
             sessions: 0,
             refused: None,
             dropped: [Stamp::ZERO; 2],
+            stores: 0,
         }
     }
 
@@ -106,6 +109,16 @@ impl Session {
 }
 
 impl Engine {
+    /// Whether this site never met its peer. Until then nothing is destaged, so the stores hold what they held before.
+    pub fn first_meeting(&self) -> bool {
+        self.session.peer_journal == 0
+    }
+
+    /// What the backing stores hold, as a number that two sites compare when they first meet.
+    pub fn set_stores_fingerprint(&mut self, fingerprint: u64) {
+        self.session.stores = fingerprint;
+    }
+
     /// A connection to the peer stands.
     pub fn handle_link_connected(&mut self, now: Now) {
         self.handle_link_closed(now);
@@ -128,6 +141,7 @@ impl Engine {
             journal_bytes: self.config.journal_usable,
             hold_time: self.config.hold_time,
             hold_every: self.config.hold_every,
+            stores: if self.first_meeting() { self.session.stores } else { 0 },
             volumes: self.config.volumes.iter().map(|(geometry, _)| geometry.clone()).collect(),
         };
         self.order(Action::Send(Message::Hello(hello)));
@@ -286,6 +300,12 @@ impl Engine {
         }
         if hello.peer_journal != 0 && hello.peer_journal != self.session.journal {
             return Err(made_anew(own));
+        }
+        // Only when neither has met the other: from then on the stream keeps the stores equal.
+        if self.first_meeting() && hello.peer_journal == 0 && hello.stores != self.session.stores {
+            return Err("the sites meet for the first time and their stores do not hold the same bytes: stop both, \
+                        copy the good site's stores to the other (or begin with empty ones), and start them again"
+                .into());
         }
         for origin in SiteId::BOTH {
             if hello.have[origin.index()] < self.session.dropped[origin.index()] {

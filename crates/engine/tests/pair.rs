@@ -320,6 +320,7 @@ fn a_peer_with_another_geometry_clock_or_journal_is_refused_with_a_remedy() {
         ("hold", "make them equal"),
         ("version", "same release"),
         ("site", "set site ="),
+        ("stores", "do not hold the same bytes"),
     ] {
         let mut pair = Pair::new(Mode::Sync);
         for site in SiteId::BOTH {
@@ -332,6 +333,7 @@ fn a_peer_with_another_geometry_clock_or_journal_is_refused_with_a_remedy() {
             "clock" => hello.wall += 2_000 * MS,
             "hold" => hello.hold_time += 1,
             "version" => hello.version += 1,
+            "stores" => hello.stores = 1,
             _ => hello.site = SiteId::A,
         }
         pair.deliver(SiteId::A);

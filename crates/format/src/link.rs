@@ -17,7 +17,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of a hello's body before its volume rows.
-pub const HELLO_BYTES: usize = 88;
+pub const HELLO_BYTES: usize = 96;
 /// Most bytes of a hello's body.
 pub const HELLO_BODY_BYTES_MAX: usize = HELLO_BYTES + VOLUMES_MAX * VOLUME_ROW_BYTES;
 /// Most bytes of a refusal's sentence; a longer one is cut.
@@ -57,6 +57,7 @@ struct HelloBody {
     journal_bytes: U64,
     hold_time: U64,
     hold_every: U64,
+    stores: U64,
     have_site: [u8; 2],
     destaged_site: u8,
     reserved: u8,
@@ -76,6 +77,7 @@ pub const HELLO_FIELDS: &[(&str, usize, usize)] = &[
     ("journal bytes", offset_of!(HelloBody, journal_bytes), 8),
     ("hold time", offset_of!(HelloBody, hold_time), 8),
     ("hold every", offset_of!(HelloBody, hold_every), 8),
+    ("stores", offset_of!(HelloBody, stores), 8),
     ("have by", offset_of!(HelloBody, have_site), 2),
     ("cut by", offset_of!(HelloBody, destaged_site), 1),
     ("zero", offset_of!(HelloBody, reserved), 1),
@@ -156,6 +158,7 @@ fn hello_parts(hello: &Hello) -> (RecordHeader, Vec<u8>) {
         journal_bytes: U64::new(hello.journal_bytes),
         hold_time: U64::new(hello.hold_time),
         hold_every: U64::new(hello.hold_every),
+        stores: U64::new(hello.stores),
         have_site: [have_a.site as u8, have_b.site as u8],
         destaged_site: hello.destaged.site as u8,
         reserved: 0,
@@ -333,6 +336,7 @@ fn decode_hello(header: &RecordHeader, body: &Bytes) -> Result<Hello, FormatErro
         journal_bytes: fixed.journal_bytes.get(),
         hold_time: fixed.hold_time.get(),
         hold_every: fixed.hold_every.get(),
+        stores: fixed.stores.get(),
         volumes: decode_rows(rows, fixed.volumes.get() as usize)?,
     })
 }

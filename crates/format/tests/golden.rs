@@ -27,7 +27,8 @@ fn unhex(text: &str) -> Vec<u8> {
 /// The bytes that `golden.txt` has under a name, trailing zeros left out there.
 fn golden(name: &str) -> Vec<u8> {
     let line = GOLDEN.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    unhex(line.unwrap_or_else(|| panic!("golden.txt has no {name}")))
+    // Whoever adds a kind adds the line that the first test prints when it fails.
+    line.map(unhex).unwrap_or_default()
 }
 
 fn pages() -> Vec<(&'static str, Vec<u8>)> {
@@ -46,14 +47,15 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn every_kind_is_spelt_as_it_ever_was() {
     for (name, message) in messages() {
-        assert_eq!(hex(&wire(&message)), hex(&golden(name)), "{name}");
+        let bytes = wire(&message);
+        assert!(bytes == golden(name), "golden.txt should say:\n{name} {}", hex(&bytes));
         let mut decoder = Decoder::new();
         decoder.push(Bytes::from(golden(name)));
         assert_eq!(decoder.next(), Ok(Some(message)), "{name}");
         assert_eq!(decoder.next(), Ok(None), "{name}");
     }
     for (name, page) in pages() {
-        assert_eq!(hex(&page), hex(&golden(name)), "{name}");
+        assert!(page == golden(name), "golden.txt should say:\n{name} {}", hex(&page));
     }
     assert_eq!(decode_superblock(&encode_superblock(&superblock())), Ok(superblock()));
     assert_eq!(decode_segment(&encode_segment(&segment())), Ok(segment()));
@@ -86,16 +88,4 @@ fn a_refusal_of_any_version_is_readable() {
     let mut decoder = Decoder::new();
     decoder.push(Bytes::from(bytes));
     assert_eq!(decoder.next(), Ok(Some(message)));
-}
-
-/// For whoever adds a kind: `cargo test -p biplex-format --test golden -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints golden.txt"]
-fn print_golden_vectors() {
-    for (name, message) in messages() {
-        println!("golden {name} {}", hex(&wire(&message)));
-    }
-    for (name, page) in pages() {
-        println!("golden {name} {}", hex(&page));
-    }
 }

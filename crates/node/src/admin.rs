@@ -213,7 +213,9 @@ mod tests {
                 if let Some(Letter::Ask(ask)) = letters.next() {
                     let answer = match &ask.question {
                         Question::Map { volume } => Answer::Error(format!("no {volume}")),
-                        Question::Status | Question::Table { .. } | Question::Conflicts { .. } => Answer::Ok(serde_json::json!([1, 2])),
+                        Question::Status | Question::Table { .. } | Question::Conflicts { .. } => {
+                            Answer::Ok(serde_json::json!([1, 2]))
+                        }
                     };
                     ask.reply.send(answer).expect("someone waits");
                     asked.push(ask.question);

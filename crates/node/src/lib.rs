@@ -9,6 +9,7 @@ pub mod config;
 pub mod core_loop;
 pub mod demo;
 pub mod disks;
+pub mod fingerprint;
 pub mod hosts;
 pub mod keys;
 pub mod link;

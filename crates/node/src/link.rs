@@ -30,7 +30,7 @@ pub const HALF_OPEN_MAX: usize = 8;
 pub const HANDSHAKE: u64 = 10_000_000_000;
 /// First and longest pause between attempts to dial, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;
-const PAUSE_MAX: u64 = 5_000_000_000;
+const PAUSE_MAX: u64 = 1_000_000_000;
 /// Site b dials so much later, so that in the normal course of things site a's call arrives first.
 const SECOND_DIALLER_WAITS: u64 = 1_000_000_000;
 /// Connections that come up within this time of each other are a crossing, not a replacement.

@@ -2,11 +2,12 @@
 //! stores, recovery, and only then the ports.
 
 use crate::admin::AdminSocket;
-use crate::config::{Config, quantity, summary};
+use crate::config::{Config, identity, quantity, summary};
 use crate::core_loop::{Core, Ending, HOSTS, LINK, Progress, SIGNALS, TOKENS_FROM, WAKER, now};
 use crate::disks::Disks;
 use crate::disks::file_disk::FileDisk;
 use crate::disks::open::{JournalFile, StateLock, StoreFile, sync_directory};
+use crate::fingerprint;
 use crate::hosts::Hosts;
 use crate::link::Link;
 use crate::mailbox::mailbox;
@@ -44,7 +45,10 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
     if first_start {
         make_journal(config, &journal_path)?;
     }
-    let site = recover(config, &journal_path)?;
+    let mut site = recover(config, &journal_path)?;
+    if site.first_meeting() {
+        site.set_stores_fingerprint(fingerprint(config, &stores)?);
+    }
     let journal = JournalFile::open(&journal_path)?;
 
     let poll = Poll::new()?;
@@ -94,8 +98,8 @@ fn open_stores(config: &Config, first_start: bool) -> anyhow::Result<Vec<StoreFi
     for volume in &config.volumes {
         if first_start && volume.store.exists() {
             tracing::warn!(
-                "volume {}: {} exists already and this site starts for the first time: both sites' stores must hold \
-                 the same bytes now",
+                "volume {}: {} exists already and this site starts for the first time: the sites pair only if both \
+                 stores hold the same bytes",
                 volume.name,
                 volume.store.display()
             );
@@ -103,6 +107,16 @@ fn open_stores(config: &Config, first_start: bool) -> anyhow::Result<Vec<StoreFi
         stores.push(StoreFile::open(volume, first_start)?);
     }
     Ok(stores)
+}
+
+/// What all stores hold together, for the sites' first meeting.
+fn fingerprint(config: &Config, stores: &[StoreFile]) -> anyhow::Result<u64> {
+    let mut sum = 0u64;
+    for (volume, store) in config.volumes.iter().zip(stores) {
+        let id = identity::volume_id(&volume.name);
+        sum = sum.wrapping_add(fingerprint::of_store(id, &volume.name, store, volume.bytes)?);
+    }
+    Ok(sum)
 }
 
 /// Makes the journal under another name first, so that one half made is never taken for a journal.

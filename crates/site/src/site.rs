@@ -178,6 +178,11 @@ impl Site {
         Ok(site)
     }
 
+    /// Says what the backing stores hold, before the sites first meet: they refuse to pair if it is not the same.
+    pub fn set_stores_fingerprint(&mut self, fingerprint: u64) {
+        self.engine.set_stores_fingerprint(fingerprint);
+    }
+
     /// Takes a fact in. Orders that follow from it wait for [`Site::poll`].
     pub fn handle(&mut self, now: Now, event: Event) {
         if self.halted {

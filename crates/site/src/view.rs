@@ -160,6 +160,12 @@ impl Site {
         self.engine.conflicts(after).into_iter().map(row).collect()
     }
 
+    /// Whether this site never met its peer: then it must be told what its stores hold before it is linked
+    /// ([`Site::set_stores_fingerprint`]).
+    pub fn first_meeting(&self) -> bool {
+        self.engine.first_meeting()
+    }
+
     /// Checks the invariants that can be judged from within; the simulator calls it after every step.
     pub fn check(&self) -> Result<(), String> {
         self.engine.check()?;

@@ -64,6 +64,7 @@ pub fn hello() -> Hello {
         journal_bytes: 1 << 30,
         hold_time: 180_000_000_000,
         hold_every: 60_000_000_000,
+        stores: 0x5707_e5e5_5707_e5e5,
         volumes: volumes(),
     }
 }

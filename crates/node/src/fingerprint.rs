@@ -1,0 +1,60 @@
+//! Answers for one question, asked only until two sites have first met: do their stores hold the same bytes?
+//!
+//! The fingerprint is a sum over all chunks that are not zeros, so that a hole and written zeros count alike; holes are
+//! skipped without reading them. 64 bits of SHA-256 tell mistakes apart, not attackers.
+
+use crate::disks::open::StoreFile;
+use anyhow::Context;
+use biplex_engine::VolumeId;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Progress is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// The fingerprint of one volume's store, `bytes` long.
+pub fn of_store(volume: VolumeId, name: &str, store: &StoreFile, bytes: u64) -> anyhow::Result<u64> {
+    let (mut sum, mut at) = (0u64, 0u64);
+    let mut chunk = vec![0; CHUNK_BYTES as usize];
+    let mut told = Instant::now();
+    while at < bytes {
+        at = next_data(store, at).min(bytes) / CHUNK_BYTES * CHUNK_BYTES;
+        let length = CHUNK_BYTES.min(bytes.saturating_sub(at)) as usize;
+        if length == 0 {
+            break;
+        }
+        let piece = &mut chunk[..length];
+        store
+            .file
+            .read_exact_at(piece, at)
+            .with_context(|| format!("cannot read {}", store.path.display()))?;
+        if piece.iter().any(|byte| *byte != 0) {
+            let mut hash = Sha256::new();
+            hash.update(volume.0.to_le_bytes());
+            hash.update(at.to_le_bytes());
+            hash.update(&*piece);
+            let first: [u8; 8] = hash.finalize()[..8].try_into().expect("SHA-256 has 32 bytes");
+            sum = sum.wrapping_add(u64::from_le_bytes(first));
+        }
+        at += length as u64;
+        if told.elapsed() > TELL_EVERY {
+            told = Instant::now();
+            tracing::info!("volume {name}: comparing before the first pairing, {} % read", at * 100 / bytes);
+        }
+    }
+    Ok(sum)
+}
+
+/// Where data begins at or behind `at`; the end of everything if there is none.
+fn next_data(store: &StoreFile, at: u64) -> u64 {
+    match seek(&store.file, SeekFrom::Data(at)) {
+        Ok(found) => found,
+        Err(Errno::NXIO) => u64::MAX,
+        // Neither a block device nor every file system knows holes: all of it is read then.
+        Err(_) => at,
+    }
+}
