@@ -75,15 +75,6 @@ fn the_document_draws_what_the_code_lays_out() {
     }
 }
 
-/// For whoever changes a layout: `cargo test -p biplex-format --test drawing -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints the drawings"]
-fn print_the_drawings() {
-    for (name, drawing) in drawings() {
-        println!("{name}:\n{drawing}");
-    }
-}
-
 #[test]
 fn the_document_lists_every_kind() {
     for kind in Kind::ALL {
