@@ -6,7 +6,7 @@
 
 use crate::pattern::Value;
 use biplex_engine::{Extent, SiteId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A moment: a number that grows with every question and answer of any host.
 pub type Moment = u64;
@@ -95,8 +95,15 @@ pub enum Verdict {
     Undecided,
 }
 
+/// Stands for every value that nobody read.
+const UNSEEN: Value = Value::MAX;
+
 /// Looks for an order that explains `accesses` (sorted by `asked`) of a register that starts at 0.
 pub fn judge(accesses: &[Access], budget: usize) -> Verdict {
+    let mut of_value: BTreeMap<Value, [Vec<usize>; 2]> = BTreeMap::new();
+    for (index, access) in accesses.iter().enumerate() {
+        of_value.entry(access.value).or_default()[usize::from(access.writes)].push(index);
+    }
     let mut visited = BTreeSet::new();
     let mut stack = vec![State { first: 0, done: BTreeSet::new(), value: 0 }];
     let mut stuck: Option<(usize, Access)> = None;
@@ -113,11 +120,28 @@ pub fn judge(accesses: &[Access], budget: usize) -> Verdict {
         if stuck.as_ref().is_none_or(|(most, _)| placed > *most) {
             stuck = Some((placed, horizon));
         }
-        // Those that end last are tried last: the stack is popped from its end.
-        let mut next: Vec<usize> =
+        let open: Vec<usize> =
             state.candidates(accesses, horizon.done).filter(|&i| accesses[i].writes).collect();
-        next.sort_by_key(|&index| std::cmp::Reverse(accesses[index].done));
-        for index in next {
+        let (mut shown, unseen): (Vec<usize>, Vec<usize>) =
+            open.into_iter().partition(|&index| !of_value[&accesses[index].value][0].is_empty());
+        // Reads of the present value that cannot come yet need it to stay, unless somebody writes it again.
+        if let Some([reads, writes]) = of_value.get(&state.value) {
+            let open = |list: &[usize]| list.iter().any(|&index| !state.placed(index));
+            if open(reads) && !open(writes) {
+                continue;
+            }
+        }
+        // A write that nobody read goes for free just before any other write, which covers it at once. So all that
+        // may come next are placed together, and only writes that somebody read are worth trying one by one.
+        for &index in &unseen {
+            state.place(index);
+        }
+        if !unseen.is_empty() {
+            stack.push(State { value: UNSEEN, ..state.clone() });
+        }
+        // Those that end last are tried last: the stack is popped from its end.
+        shown.sort_by_key(|&index| std::cmp::Reverse(accesses[index].done));
+        for index in shown {
             let mut after = state.clone();
             after.place(index);
             after.value = accesses[index].value;
@@ -136,6 +160,10 @@ struct State {
 }
 
 impl State {
+    fn placed(&self, index: usize) -> bool {
+        index < self.first || self.done.contains(&index)
+    }
+
     fn place(&mut self, index: usize) {
         self.done.insert(index);
         while self.done.remove(&self.first) {
@@ -231,7 +259,7 @@ mod tests {
                 let (x, y) = (take(), take());
                 let value = random.below(3);
                 let op = if index % 2 == 0 {
-                    w(x.min(y), x.max(y), index + 1)
+                    w(x.min(y), x.max(y), random.below(3) * 2 + 1)
                 } else {
                     r(x.min(y), x.max(y), value * 2 + 1)
                 };
