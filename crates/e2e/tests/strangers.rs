@@ -16,10 +16,10 @@ const CHAP: &str = "chap = { user = \"host\", secret = \"twelve-secret\", \
 
 fn proving(user: &str, secret: &str, mutual: Option<(&str, &str)>) -> Identity {
     // Names of their own: the same name would take the older session over.
-    let name = format!("prover-{}", mutual.map_or("alone", |(_, secret)| secret));
+    let name = if mutual.is_some() { "mutual-prover" } else { "prover" };
     let mutual = mutual.map(|(user, secret)| (user.to_owned(), secret.to_owned()));
     let chap = Chap { user: user.to_owned(), secret: secret.to_owned(), mutual };
-    Identity { chap: Some(chap), ..Identity::named(&name) }
+    Identity { chap: Some(chap), ..Identity::named(name) }
 }
 
 #[test]
