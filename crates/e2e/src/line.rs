@@ -227,3 +227,81 @@ fn admit(shared: &Shared, direction: Direction, count: usize) -> Option<(usize, 
     state.passed[at] += may_pass as u64;
     Some((may_pass, then_cut))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    struct Ends {
+        line: Line,
+        listener: TcpListener,
+    }
+
+    impl Ends {
+        fn new() -> Ends {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let site = listener.local_addr().expect("an address");
+            Ends { line: Line::between(site, site), listener }
+        }
+
+        /// A connection over the line as site a dials it: a's end and b's.
+        fn connect(&self) -> (TcpStream, TcpStream) {
+            let a = TcpStream::connect(self.line.to_b).expect("a connection");
+            let (b, _) = self.listener.accept().expect("a connection");
+            for end in [&a, &b] {
+                end.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+            }
+            (a, b)
+        }
+    }
+
+    #[test]
+    fn exactly_the_allowed_bytes_pass_before_the_line_cuts_itself() {
+        let ends = Ends::new();
+        let (mut a, mut b) = ends.connect();
+        ends.line.cut_after(Direction::AToB, 5);
+        a.write_all(b"0123456789").expect("written");
+        let mut heard = Vec::new();
+        drop(b.read_to_end(&mut heard));
+        assert_eq!(heard, b"01234");
+        assert!(ends.line.is_cut());
+        assert_eq!(ends.line.passed(Direction::AToB), 5);
+        ends.line.mend();
+        let (mut a, mut b) = ends.connect();
+        a.write_all(b"again").expect("written");
+        let mut heard = [0; 5];
+        b.read_exact(&mut heard).expect("heard");
+        assert_eq!(&heard, b"again");
+    }
+
+    #[test]
+    fn silence_holds_back_one_direction_and_what_it_held_comes_when_it_ends() {
+        let ends = Ends::new();
+        let (mut a, mut b) = ends.connect();
+        ends.line.silence(Direction::AToB);
+        a.write_all(b"held").expect("written");
+        b.write_all(b"back").expect("written");
+        let mut heard = [0; 4];
+        a.read_exact(&mut heard).expect("the other direction is open");
+        assert_eq!(&heard, b"back");
+        b.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
+        assert!(b.read(&mut heard).is_err(), "silence was broken");
+        b.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        ends.line.mend();
+        b.read_exact(&mut heard).expect("heard at last");
+        assert_eq!(&heard, b"held");
+    }
+
+    #[test]
+    fn a_cut_line_takes_no_connection() {
+        let ends = Ends::new();
+        let (mut a, _b) = ends.connect();
+        ends.line.cut();
+        let mut end = Vec::new();
+        assert!(!matches!(a.read_to_end(&mut end), Ok(1..)));
+        let mut dialler = TcpStream::connect(ends.line.to_b).expect("the port itself answers");
+        dialler.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        assert!(!matches!(dialler.read_to_end(&mut end), Ok(1..)));
+    }
+}

@@ -161,21 +161,50 @@ impl Load {
         let mut wrong = Vec::new();
         for (slot, told) in self.slots.iter().enumerate() {
             let data = host.read(self.lba(slot), self.blocks(slot) as u32);
-            let shown =
-                data.get(16..24).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            let whole = if shown == 0 {
-                data.iter().all(|byte| *byte == 0)
-            } else {
-                data == self.content(slot, shown)
-            };
-            if !whole {
-                wrong.push(format!("slot {slot} is torn (first block shows write {shown}, told {told:?})"));
-            } else if shown < told.acknowledged {
-                wrong.push(format!("slot {slot} LOST an acknowledged write: shows {shown}, told {told:?}"));
-            } else if shown > told.sent {
-                wrong.push(format!("slot {slot} shows {shown}, which was never sent: told {told:?}"));
-            }
+            wrong.extend(self.judge(slot, *told, &data));
         }
         assert!(wrong.is_empty(), "writer {} at {place}: {wrong:#?}", self.writer);
+    }
+
+    /// What is wrong with a slot that shows this, if anything is.
+    fn judge(&self, slot: usize, told: Slot, data: &[u8]) -> Option<String> {
+        let shown = data.get(16..24).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let whole =
+            if shown == 0 { data.iter().all(|byte| *byte == 0) } else { data == self.content(slot, shown) };
+        if !whole {
+            Some(format!("slot {slot} is torn (first block shows write {shown}, told {told:?})"))
+        } else if shown < told.acknowledged {
+            Some(format!("slot {slot} LOST an acknowledged write: shows {shown}, told {told:?}"))
+        } else if shown > told.sent {
+            Some(format!("slot {slot} shows {shown}, which was never sent: told {told:?}"))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_a_torn_a_foreign_and_an_unsent_write_are_each_told() {
+        let load = Load::new(1);
+        let told = Slot { sent: 9, acknowledged: 5 };
+        let judge = |data: &[u8]| load.judge(4, told, data);
+        for sound in [5, 7, 9] {
+            assert_eq!(judge(&load.content(4, sound)), None);
+        }
+        let zeros = vec![0; load.content(4, 1).len()];
+        assert_eq!(load.judge(4, Slot::default(), &zeros), None);
+        assert!(judge(&zeros).is_some_and(|why| why.contains("LOST")));
+        assert!(judge(&load.content(4, 4)).is_some_and(|why| why.contains("LOST")));
+        assert!(judge(&load.content(4, 10)).is_some_and(|why| why.contains("never sent")));
+        let mut torn = load.content(4, 7).to_vec();
+        let last = torn.len() - BLOCK;
+        torn[last..].copy_from_slice(&load.content(4, 6)[last..]);
+        assert!(judge(&torn).is_some_and(|why| why.contains("torn")));
+        assert!(judge(&load.content(5, 7)).is_some_and(|why| why.contains("torn")));
+        assert!(judge(&Load::new(2).content(4, 7)).is_some_and(|why| why.contains("torn")));
     }
 }
