@@ -62,7 +62,8 @@ pub fn run(keep: bool, directory: Option<PathBuf>) -> anyhow::Result<()> {
 
     let ends = Ends::claim()?;
     let portals = ends.portals;
-    let (mut sites, lines) = ends.connect(&directory, keep)?;
+    let direct = ends.direct()?;
+    let (mut sites, lines) = ends.connect(&directory)?;
     println!("two daemons: site a is process {}, site b is process {}", sites[0].pid(), sites[1].pid());
     for site in &mut sites {
         site.wait_until("paired", |status| status.state == "paired")?;
@@ -133,10 +134,8 @@ pub fn run(keep: bool, directory: Option<PathBuf>) -> anyhow::Result<()> {
             status.digest.different
         );
     }
-    if !keep {
-        for site in &mut sites {
-            site.stop()?;
-        }
+    for site in &mut sites {
+        site.stop()?;
     }
     println!("\n4. The disks themselves (SHA-256 of the backing files):");
     let (a, b) = (sites[0].checksums()?, sites[1].checksums()?);
@@ -148,6 +147,12 @@ pub fn run(keep: bool, directory: Option<PathBuf>) -> anyhow::Result<()> {
     }
     println!("\nBoth copies are equal.");
     if keep {
+        // The line that could be pulled ends with this process: the kept sites reach each other without it.
+        let start = |name, at: usize| DemoSite::start(&directory, name, TARGET, direct[at], true);
+        let mut sites = [start("a", 0)?, start("b", 1)?];
+        for site in &mut sites {
+            site.wait_until("paired again", |status| status.state == "paired")?;
+        }
         return stay(&sites, portals, &directory);
     }
     std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))
@@ -169,18 +174,26 @@ impl Ends {
         Ok(Ends { links: [listen()?, listen()?], hosts, lines: [listen()?, listen()?], portals })
     }
 
-    fn connect(self, directory: &std::path::Path, keep: bool) -> anyhow::Result<([DemoSite; 2], [Line; 2])> {
+    /// The sites' addresses without the line in between.
+    fn direct(&self) -> anyhow::Result<[Addresses; 2]> {
+        let [a, b] = [self.links[0].local_addr()?, self.links[1].local_addr()?];
+        let [portal_a, portal_b] = self.portals;
+        Ok([
+            Addresses { listen: a, peer: b, portal: portal_a },
+            Addresses { listen: b, peer: a, portal: portal_b },
+        ])
+    }
+
+    fn connect(self, directory: &std::path::Path) -> anyhow::Result<([DemoSite; 2], [Line; 2])> {
         let links = [self.links[0].local_addr()?, self.links[1].local_addr()?];
         let near = [self.lines[0].local_addr()?, self.lines[1].local_addr()?];
         // Freed only now, so that the six ports are different ones.
         drop((self.links, self.hosts));
         let [to_b, to_a] = self.lines;
-        // A kept pair outlives this process, and so must its line: the sites reach each other directly then.
-        let peers = if keep { [links[1], links[0]] } else { near };
         let lines = [Line::lay(to_b, links[1]), Line::lay(to_a, links[0])];
         let start = |name, at: usize| {
-            let addresses = Addresses { listen: links[at], peer: peers[at], portal: self.portals[at] };
-            DemoSite::start(directory, name, TARGET, addresses, keep)
+            let addresses = Addresses { listen: links[at], peer: near[at], portal: self.portals[at] };
+            DemoSite::start(directory, name, TARGET, addresses, false)
         };
         Ok(([start("a", 0)?, start("b", 1)?], lines))
     }
