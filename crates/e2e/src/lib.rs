@@ -4,7 +4,7 @@
 //! ```text
 //! test ─▶ Host ──iSCSI──▶ biplex a ──▶ Line ──▶ biplex b ◀──iSCSI── Host ◀─ test
 //! ```
-//! The binary is `$BIPLEX_BIN`, else `target/release/biplex` of this workspace. Everything listens on loopback only, at
+//! The binary is `$BIPLEX_BIN`, else the workspace's release build. Everything listens on loopback only, at
 //! ports of its own, and lives in one temporary directory, which is kept (and the logs' ends printed) when a test
 //! fails. Tests wait for conditions, each with a deadline; none sleeps to be lucky.
 

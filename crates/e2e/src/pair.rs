@@ -108,10 +108,14 @@ impl Default for Settings {
     }
 }
 
-/// The binary under test.
+/// The binary under test: `$BIPLEX_BIN`, else the release build in the workspace's target directory.
 pub fn binary() -> PathBuf {
     let path = std::env::var_os("BIPLEX_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/biplex"),
+        || {
+            let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+            let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+            workspace.join(target).join("release/biplex")
+        },
         PathBuf::from,
     );
     assert!(
