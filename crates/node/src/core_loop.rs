@@ -11,6 +11,7 @@ use crate::disks::Disks;
 use crate::hosts::Hosts;
 use crate::link::{Link, Surroundings};
 use crate::mailbox::{Letter, Mailbox};
+use crate::path;
 use biplex_engine::Now;
 use biplex_site::{Action, Event, Notice, Severity, Site};
 use mio::{Events, Poll, Token};
@@ -170,7 +171,10 @@ impl Core {
         self.mailbox.begin();
         while let Some(letter) = self.mailbox.next() {
             match letter {
-                Letter::DiskDone(ticket, result) => around.events.push(Event::DiskDone { ticket, result }),
+                Letter::DiskDone(ticket, result) => {
+                    path::mark("append-known");
+                    around.events.push(Event::DiskDone { ticket, result });
+                }
                 Letter::Ask(ask) => answer(&self.site, ask),
                 Letter::PeerFound(found) => self.link.peer_found(&mut around, found),
             }

@@ -14,6 +14,7 @@ mod work;
 
 use crate::config::{Config, identity};
 use crate::mailbox::{Letter, Sender};
+use crate::path;
 use biplex_engine::VolumeId;
 use biplex_store::{Device, DiskError, DiskOp, DiskResult, DiskTicket, PageBuf};
 use bytes::Bytes;
@@ -119,6 +120,7 @@ impl Disks {
         let (device, work) = match op {
             DiskOp::AppendDurable { offset, pages } => {
                 let append = Append { owed: owed(&self.sender), offset, pages };
+                path::mark("append-ordered");
                 // A journal thread that is gone drops the append, and the drop answers it.
                 if let Some(appends) = &self.appends {
                     drop(appends.send(append));
@@ -175,7 +177,9 @@ fn named(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 
 fn run_journal(journal: &JournalFile, orders: &mpsc::Receiver<Append>) {
     while let Ok(Append { owed, offset, pages }) = orders.recv() {
+        path::mark("append-begun");
         let result = work::append_durable(journal, offset, &pages);
+        path::mark("append-durable");
         drop(pages);
         owed.answer(result);
     }

@@ -1,6 +1,7 @@
 //! Answers for the iSCSI port's sockets: accepting, reading in fair turns, writing, closing after what was sent.
 //! Understands nothing of iSCSI. Limits: connections, bytes read of one host per turn, backlog of one host.
 
+use crate::path;
 use crate::wire::{Inbox, Outbox, tune};
 use biplex_front::ConnId;
 use biplex_site::Event;
@@ -130,6 +131,7 @@ impl Hosts {
                         break;
                     }
                     Ok(bytes) => {
+                        path::mark("host-in");
                         left = left.saturating_sub(bytes.len());
                         if host.closing.is_none() {
                             events.push(Event::HostBytes { conn: ConnId(*token as u64), bytes });
@@ -180,6 +182,9 @@ impl Hosts {
         }
         for token in std::mem::take(&mut self.dirty) {
             let Some(host) = self.hosts.get_mut(&token) else { continue };
+            if !host.outbox.is_empty() {
+                path::mark("host-out");
+            }
             match host.outbox.write_to(&mut host.stream, usize::MAX) {
                 Ok(_) => {
                     if let Some(queued) = host.outbox.news(0) {

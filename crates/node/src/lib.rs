@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod keys;
 pub mod link;
 pub mod mailbox;
+pub mod path;
 pub mod render;
 pub mod serve;
 pub mod tls;

@@ -13,6 +13,7 @@
 mod session;
 
 use crate::mailbox::{Letter, Sender};
+use crate::path;
 use crate::tls::Keys;
 use biplex_engine::SiteId;
 use biplex_site::Event;
@@ -263,6 +264,9 @@ impl Link {
         }
         if self.established == Some(token) {
             let link = token as u64;
+            if !arrived.is_empty() {
+                path::mark("link-in");
+            }
             around.events.extend(arrived.into_iter().map(|bytes| Event::LinkBytes { link, bytes }));
         }
         match step {
@@ -364,6 +368,7 @@ impl Link {
         let unsent = |(token, session): (&usize, &Session)| session.has_unsent().then_some(*token);
         for token in self.sessions.iter().filter_map(unsent).collect::<Vec<_>>() {
             let Some(session) = self.sessions.get_mut(&token) else { continue };
+            path::mark("link-out");
             let result = session.flush();
             if self.established == Some(token)
                 && let Some(queued) = session.outbox.news(session.sealed)

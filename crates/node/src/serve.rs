@@ -11,6 +11,7 @@ use crate::fingerprint;
 use crate::hosts::Hosts;
 use crate::link::Link;
 use crate::mailbox::mailbox;
+use crate::path;
 use crate::tls::Keys;
 use anyhow::{Context, bail};
 use biplex_engine::message::VolumeGeometry;
@@ -82,7 +83,9 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
     );
     let (next_token, progress) = (TOKENS_FROM, Progress::default());
     let mut core = Core { poll, site, hosts, link, disks, mailbox, signals, next_token, progress };
+    path::begin();
     let ending = core.run()?;
+    path::tell();
     drop(admin);
     if ending == Ending::Forced {
         // The threads may be stuck in a disk: not waited for.
