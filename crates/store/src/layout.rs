@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::page::PAGE_BYTES;
+use crate::ring::{GROUP_BYTES_MAX, RESERVE};
 use biplex_engine::SiteId;
 use biplex_engine::message::VolumeGeometry;
 use biplex_format::FormatError;
@@ -74,6 +75,15 @@ impl Layout {
     /// Bytes of the journal.
     pub fn bytes(&self) -> u64 {
         SEGMENTS_START + u64::from(self.segments) * self.segment_bytes
+    }
+
+    /// Bytes of entries (by [`crate::Journal::footprint`]) that always find room, in whatever order they come and go:
+    /// all but the reserve, the segment being filled, a half-dead oldest one, and the rest of each segment into which
+    /// the next entry does not fit.
+    pub fn usable_bytes(&self) -> u64 {
+        let segments = u64::from(self.segments).saturating_sub(RESERVE as u64 + 2).max(1);
+        let waste = GROUP_BYTES_MAX.min(self.segment_bytes / 2);
+        segments * (self.segment_bytes - PAGE_BYTES as u64 - waste)
     }
 
     /// Where a segment starts.

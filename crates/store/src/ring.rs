@@ -325,13 +325,9 @@ impl Journal {
         whole + newest
     }
 
-    /// Bytes of entries (by [`Journal::footprint`]) that always find room, in whatever order they come and go: all but
-    /// the reserve, the segment being filled, a half-dead oldest one, and the rest of each segment into which the
-    /// next entry does not fit.
+    /// See [`Layout::usable_bytes`].
     pub fn usable_bytes(&self) -> u64 {
-        let segments = u64::from(self.layout.segments).saturating_sub(RESERVE as u64 + 2).max(1);
-        let waste = GROUP_BYTES_MAX.min(self.layout.segment_bytes / 2);
-        segments * (self.layout.segment_bytes - PAGE - waste)
+        self.layout.usable_bytes()
     }
 
     /// Bytes of the ring that entries may fill: all but the reserve.

@@ -3,17 +3,20 @@
 use super::quantity::{show_size, show_time};
 use super::{Config, Volume};
 use biplex_site::{Mode, TableKind};
+use biplex_store::Layout;
 use std::fmt::Write;
 
-/// Share of the journal that one site's writes may fill: the two sites share it, and a tenth stays free so that
-/// hosts are slowed down before it is full.
-const SHARE_PER_SITE: f64 = 0.45;
+/// Bytes of writes that one site may have in the journals: half of what is usable of it; the other half is the peer's.
+fn room_per_site(config: &Config) -> f64 {
+    Layout::for_bytes(config.journal_bytes).map_or(0.0, |layout| layout.usable_bytes() as f64 / 2.0)
+}
 
-/// Rate of writes, bytes per second from both sites together, that the journal carries for ever: each write stays in
-/// it for the hold time and up to one destage interval more.
+/// Rate of large writes, bytes per second from both sites together, that the journal carries for ever: each write
+/// stays in it for the hold time and up to one destage interval more. Writes of 4 KiB count twice: room is counted by
+/// the worst case, each write's header and data in whole pages.
 pub fn sustained_rate(config: &Config) -> f64 {
     let stay = (config.hold_time + config.hold_every) as f64 / 1e9;
-    config.journal_bytes as f64 * SHARE_PER_SITE / stay * 2.0
+    room_per_site(config) / stay * 2.0
 }
 
 /// The config in words.
@@ -56,15 +59,16 @@ pub fn describe(config: &Config) -> String {
     line(
         "",
         format!(
-            "this journal sustains about {:.1} MB/s of writes from both sites together",
-            sustained_rate(config) / 1e6
+            "this journal sustains about {:.1} MB/s of large writes from both sites together, {:.1} MB/s of 4 KiB ones",
+            sustained_rate(config) / 1e6,
+            sustained_rate(config) / 2e6
         ),
     );
     line(
         "",
         format!(
-            "  (45 % of {} for each site, kept for hold time + interval = {})",
-            show_size(config.journal_bytes),
+            "  (room for {} of each site's writes, kept for hold time + interval = {})",
+            show_size(room_per_site(config) as u64),
             show_time(config.hold_time + config.hold_every)
         ),
     );
