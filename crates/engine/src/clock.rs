@@ -28,7 +28,8 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that begins beyond `ceiling`, the highest that an earlier run made durable, and beyond `seen`, the
-    /// newest time found in the journal, of a site that destages every `every` nanoseconds.
+    /// newest time found in the journal. Nothing of interest happens within `every`: neither a destage, nor are the
+    /// sites' clocks further apart, so that following the peer's clock costs no checkpoint.
     pub fn new(site: SiteId, ceiling: u64, seen: u64, every: u64, now: Now) -> Clock {
         let from = if planted(Mutant::ReuseStampAfterRestart) { 0 } else { ceiling.max(seen) };
         let ahead = every.saturating_mul(4).clamp(CEILING_AHEAD_MIN, CEILING_AHEAD_MAX);

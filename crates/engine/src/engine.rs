@@ -353,7 +353,7 @@ impl Engine {
                 config.site,
                 checkpoint.clock_ceiling,
                 checkpoint.destaged.time,
-                config.hold_every,
+                config.hold_every.max(config.max_offset),
                 now,
             ),
             run,
