@@ -169,6 +169,11 @@ impl World {
                 return Err(format!("site {id}'s {name} holds {records} records, serving {serving}"));
             }
         }
+        // A command that its host no longer waits for may still take effect, until the site has answered it.
+        if let Some((place, task)) = self.places.iter().find_map(|p| p.forsaken.first().map(|task| (p, task)))
+        {
+            return Err(format!("site {} still owes an answer to task {}", place.id, task.0));
+        }
         match self.hosts.iter().find_map(|host| host.waiting.keys().next().map(|task| (host.site, task.0))) {
             Some((site, task)) => Err(format!("task {task} at site {site} waits for its answer")),
             None => Ok(()),

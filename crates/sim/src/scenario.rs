@@ -230,6 +230,7 @@ impl Scenario {
             }
             Slant::SlowDisks => {
                 self.journal_delay = (5 * MS, 30 * MS);
+                (self.hold_time, self.hold_every) = (5 * MS, 5 * MS);
                 self.delay = (50 * US, 300 * US);
                 self.weights = only(&[(Fault::SlowDisks, 1), (Fault::Crash, 3), (Fault::CrashBoth, 2)]);
                 self.gap = (50 * MS, 250 * MS);
