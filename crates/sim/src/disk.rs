@@ -167,8 +167,8 @@ impl SimDisk {
         let fits = |offset: u64, len: u64, unit: u64| {
             let end = offset.checked_add(len);
             if len == 0
-                || offset % unit != 0
-                || len % unit != 0
+                || !offset.is_multiple_of(unit)
+                || !len.is_multiple_of(unit)
                 || end.is_none_or(|e| e > self.current.len() as u64)
             {
                 return Err(format!(

@@ -21,7 +21,7 @@ pub fn create(disk: &mut SimDisk, config: &SiteConfig, random: &mut Random) -> R
     let identity = Identity {
         site: config.site,
         pair: config.pair,
-        journal: random.next() | 1,
+        journal: random.draw() | 1,
         volumes: volumes.collect(),
     };
     let layout =

@@ -40,7 +40,7 @@ impl World {
         let Some(site) = place.site.as_ref() else { return };
         let status = site.status(place.clock.read(time));
         let within = site.check();
-        let map = if place.looks % MAP_EVERY == 0 { judge_map(site, &status) } else { Ok(()) };
+        let map = if place.looks.is_multiple_of(MAP_EVERY) { judge_map(site, &status) } else { Ok(()) };
         if let Err(why) = within {
             self.violation("within", format!("site {id}: {why}"));
         }

@@ -21,11 +21,11 @@ impl Random {
 
     /// A generator of its own, for a part of the world whose draws must not shift those of the others.
     pub fn fork(&mut self) -> Random {
-        Random::new(self.next())
+        Random::new(self.draw())
     }
 
     /// Sixty-four random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.state;
         let result = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -40,7 +40,7 @@ impl Random {
 
     /// A number below `limit`, which must not be 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(limit)) >> 64) as u64
     }
 
     /// A number from `low` to `high`, both included.
@@ -83,7 +83,7 @@ impl Random {
     /// Fills `bytes`.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
         }
     }
 }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn equal_seeds_draw_equal_numbers_and_others_do_not() {
         let (mut a, mut b, mut c) = (Random::new(7), Random::new(7), Random::new(8));
-        let draw = |r: &mut Random| (0..32).map(|_| r.next()).collect::<Vec<_>>();
+        let draw = |r: &mut Random| (0..32).map(|_| r.draw()).collect::<Vec<_>>();
         let first = draw(&mut a);
         assert_eq!(first, draw(&mut b));
         assert_ne!(first, draw(&mut c));

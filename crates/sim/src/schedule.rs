@@ -75,7 +75,7 @@ impl Schedule {
     }
 
     /// Goes on to the next happening.
-    pub fn next(&mut self) -> Option<Happening> {
+    pub fn advance(&mut self) -> Option<Happening> {
         let ((time, _), what) = self.queue.pop_first()?;
         self.time = time;
         Some(what)

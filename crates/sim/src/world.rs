@@ -61,7 +61,7 @@ pub fn run(scenario: Scenario, print: bool) -> Report {
     let mut world = World::new(scenario, print);
     world.start();
     while !world.ended && world.violation.is_none() {
-        let Some(what) = world.schedule.next() else { break };
+        let Some(what) = world.schedule.advance() else { break };
         world.happen(what);
     }
     world.finish()
