@@ -172,6 +172,8 @@ pub enum Action {
     Append(Entry),
     /// Send to the peer, in order.
     Send(Message),
+    /// Both hellos fitted: tell the peer what it may want to know beside the stream.
+    Paired,
     /// End the link; the daemon connects anew.
     CloseLink {
         /// Why.

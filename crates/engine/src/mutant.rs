@@ -1,4 +1,4 @@
-//! Planted bugs. Each is a line of `docs/guarantees.md`'s proof that a checker sees what it claims to see.
+//! Planted bugs. Each is a line of `GUARANTEES.md`'s proof that a checker sees what it claims to see.
 //!
 //! Without the `mutants` feature [`planted`] is constantly false and the compiler removes every use.
 

@@ -182,6 +182,7 @@ impl Engine {
             (Line::Accepted, Message::Ping(ping)) => self.handle_ping(now, ping),
             (Line::Accepted, Message::Pong(pong)) => self.handle_pong(now, pong),
             (Line::Accepted, Message::Digest(digest)) => self.handle_digest(digest),
+            // The site takes hosts' names before they come here.
             (Line::Accepted, Message::Host { .. }) => {}
         }
     }
@@ -220,6 +221,7 @@ impl Engine {
         let (peer_has_ours, peer_has_own) = (hello.have[own.index()], hello.have[own.peer().index()]);
         self.outbound.new_session(peer_has_ours, peer_has_own, self.inbound.received);
         self.notice(Severity::Info, "the peer is there; resuming the stream".into());
+        self.order(Action::Paired);
         self.session_tick(now);
         self.pump_outbound(now);
     }
@@ -291,8 +293,9 @@ impl Engine {
         let known = self.session.peer_journal;
         let made_anew = |site: SiteId| {
             format!(
-                "site {site}'s journal was made anew since the sites last met, so it cannot tell what it lacks: \
-                 stop both sites, copy the good site's stores to the other, and make both journals anew"
+                "site {site}'s journal was made anew since the sites last met, so it cannot tell what it lacks. Do not \
+                 delete the other journal: writes that are still held are only there. Copy the volumes out of the \
+                 good site through iSCSI, see docs/operations.md, \"A journal or a store is lost\""
             )
         };
         if known != 0 && known != hello.journal {

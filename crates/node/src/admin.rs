@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,11 +90,17 @@ impl AdminSocket {
         if UnixStream::connect(path).is_ok() {
             bail!("the admin socket {shown} is served by another process; name another one");
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove the stale admin socket {shown}"));
+        match std::fs::symlink_metadata(path) {
+            // Anything else that lies there may be a store: it is never removed.
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                bail!("{shown} exists and is no socket; name another [admin] socket");
             }
-            Ok(()) | Err(_) => {}
+            Ok(_) => std::fs::remove_file(path)
+                .with_context(|| format!("cannot remove the stale admin socket {shown}"))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot look at the admin socket {shown}"));
+            }
         }
         let listener =
             UnixListener::bind(path).with_context(|| format!("cannot listen at the admin socket {shown}"))?;
@@ -233,6 +239,22 @@ mod tests {
         assert!(!path.exists());
         let nobody = ask(&path, &Question::Status).expect_err("nobody").to_string();
         assert!(nobody.contains("biplex serve"), "{nobody}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_never_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("vol0.img");
+        std::fs::write(&path, b"a volume").expect("written");
+        let (sender, _letters) = mailbox(Arc::new(|| ()));
+        let refused = AdminSocket::listen(&path, sender.clone()).err().expect("refused").to_string();
+        assert!(refused.contains("name another"), "{refused}");
+        assert_eq!(std::fs::read(&path).expect("still there"), b"a volume");
+        // A dead daemon's socket makes room.
+        let path = directory.path().join("admin.sock");
+        drop(UnixListener::bind(&path).expect("bound"));
+        assert!(path.exists());
+        AdminSocket::listen(&path, sender).expect("listens");
     }
 
     #[test]

@@ -18,9 +18,9 @@ use quantity::{SIZE_REMEDY, TIME_REMEDY, parse_size, parse_time};
 use raw::{RawChap, RawConfig, RawIscsi, RawLink, RawTls, RawVolume, Text};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use toml::Spanned;
 
 /// Smallest journal that is accepted, in bytes.
@@ -31,6 +31,8 @@ pub const HOLD_MEMORY_BYTES_MIN: u64 = 1 << 20;
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Volume sizes are multiples of this, so that no store ends within a page.
 pub const VOLUME_BYTES_UNIT: u64 = 4096;
+/// Longest time that is accepted, nanoseconds: a year.
+pub const TIME_MAX: u64 = 365 * 24 * 3_600_000_000_000;
 /// Largest volume.
 pub const VOLUME_BYTES_MAX: u64 = 1 << 60;
 
@@ -260,6 +262,13 @@ impl<'a> Reading<'a> {
             Some(socket) => self.socket(socket),
             None => state_dir.join("admin.sock"),
         };
+        let own_files = own_files(&state_dir, &admin_socket);
+        if let Some(socket) = &raw.admin.socket
+            && own_files.iter().filter(|(path, _)| *path == plain_path(&admin_socket)).count() > 1
+        {
+            let what = "the admin socket would take the place of another file of this site";
+            self.mistake(socket.span(), what, "name a path that nothing else uses");
+        }
         let (lease, wait_max) = self.lease_and_wait(&link);
         let (link_listen, link_peer) = self.link_addresses(&link, &raw.iscsi);
         let config = Config {
@@ -281,7 +290,7 @@ impl<'a> Reading<'a> {
             target: self.target(&raw.iscsi.target),
             chap: raw.iscsi.chap.as_ref().map(|chap| self.chap(chap)),
             admin_socket,
-            volumes: self.volumes(raw.volume),
+            volumes: self.volumes(raw.volume, &own_files),
         };
         if self.mistakes.is_empty() { Ok((config, tls_span)) } else { Err(self.refused()) }
     }
@@ -306,7 +315,15 @@ impl<'a> Reading<'a> {
     }
 
     fn time(&mut self, text: Option<&Text>, default: u64, least: u64, key: &str) -> u64 {
-        self.quantity(text, default, least, key, parse_time, quantity::show_time, TIME_REMEDY)
+        let time = self.quantity(text, default, least, key, parse_time, quantity::show_time, TIME_REMEDY);
+        if let Some(text) = text
+            && time > TIME_MAX
+        {
+            let what = format!("{key} is too large: {}", text.get_ref());
+            self.mistake(text.span(), what, "write at most 8760h, which is a year");
+            return default;
+        }
+        time
     }
 
     fn size(&mut self, text: Option<&Text>, default: u64, least: u64, key: &str) -> u64 {
@@ -382,12 +399,14 @@ impl<'a> Reading<'a> {
             .rsplit_once(':')
             .filter(|(name, _)| !name.is_empty())
             .and_then(|(_, port)| port.parse().ok());
-        if port.unwrap_or(0u16) == 0 {
+        // A bare IPv6 address would be read as a name and a port.
+        let bare = peer.parse::<Ipv6Addr>().is_ok();
+        if port.unwrap_or(0u16) == 0 || bare {
             let what = format!("\"{peer}\" is not an address to connect to");
             self.mistake(
                 link.peer.span(),
                 what,
-                "write a name or an IP address, and a port, as in \"10.0.0.2:7801\"",
+                "write a name or an IP address, and a port, as in \"10.0.0.2:7801\" or \"[fd00::2]:7801\"",
             );
         }
         if peer == *link.listen.get_ref() {
@@ -468,6 +487,10 @@ impl<'a> Reading<'a> {
                 "choose a shorter name, or any at all",
             );
         }
+        if [user, secret].iter().any(|text| text.get_ref().chars().any(char::is_control)) {
+            let what = "a CHAP user or secret holds a control character";
+            self.mistake(user.span(), what, "use characters that can be typed; no initiator can send others");
+        }
         // RFC 7143 9.2.1: secrets of less than 96 bits must not be used without IPsec.
         if !(12..=255).contains(&secret.get_ref().len()) {
             let what =
@@ -492,7 +515,11 @@ impl<'a> Reading<'a> {
         path
     }
 
-    fn volumes(&mut self, volumes: Vec<Spanned<RawVolume>>) -> Vec<Volume> {
+    fn volumes(
+        &mut self,
+        volumes: Vec<Spanned<RawVolume>>,
+        own_files: &[(PathBuf, &'static str)],
+    ) -> Vec<Volume> {
         if volumes.is_empty() {
             let remedy = "add a [[volume]] table; examples/site-a.toml shows one";
             self.mistake(self.text.len()..self.text.len(), "there is no volume", remedy);
@@ -513,7 +540,12 @@ impl<'a> Reading<'a> {
             let store = self.path(&volume.store);
             self.only_once(&mut names, name.clone(), "name", &volume.name.span());
             self.only_once(&mut luns, lun.to_string(), "lun", &volume.lun.span());
-            self.only_once(&mut stores, store.to_string_lossy().into_owned(), "store", &volume.store.span());
+            let plain = plain_path(&store);
+            if let Some((_, whose)) = own_files.iter().find(|(path, _)| *path == plain) {
+                let what = format!("{} is {whose}, not a place for a volume", store.display());
+                self.mistake(volume.store.span(), what, "name a file or block device that nothing else uses");
+            }
+            self.only_once(&mut stores, plain.to_string_lossy().into_owned(), "store", &volume.store.span());
             if let Some(other) = ids.insert(identity::volume_id(&name), name.clone())
                 && other != name
             {
@@ -591,6 +623,34 @@ impl<'a> Reading<'a> {
         }
         serial.clone()
     }
+}
+
+/// Files that the site keeps for itself, with what they are.
+fn own_files(state_dir: &Path, admin_socket: &Path) -> [(PathBuf, &'static str); 4] {
+    [
+        (plain_path(&state_dir.join("journal")), "the site's journal"),
+        (plain_path(&state_dir.join("journal.new")), "where the site makes its journal"),
+        (plain_path(&state_dir.join("lock")), "the site's lock"),
+        (plain_path(admin_socket), "the admin socket"),
+    ]
+}
+
+/// A path without "." and "..", so that two spellings of a file are seen as one. Symbolic links are not followed: the
+/// locks on open files see through those.
+fn plain_path(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(plain.components().next_back(), Some(Component::Normal(_))) => {
+                plain.pop();
+            }
+            Component::ParentDir | Component::Prefix(_) | Component::RootDir | Component::Normal(_) => {
+                plain.push(part);
+            }
+        }
+    }
+    plain
 }
 
 /// iSCSI names (RFC 7143 4.2.7, RFC 3722): `iqn.`, `eui.` or `naa.`, at most 223 bytes, lower case.

@@ -74,7 +74,7 @@ impl Hosts {
                     return;
                 }
             };
-            if self.hosts.len() >= CONNECTIONS_MAX {
+            if self.hosts.len() >= CONNECTIONS_MAX && !self.forget_one_that_closes(events) {
                 tracing::warn!("iscsi: {remote} refused: {CONNECTIONS_MAX} connections are open");
                 continue;
             }
@@ -156,6 +156,14 @@ impl Hosts {
         }
     }
 
+    /// Makes room among those that are closed already and only wait for the other end to notice.
+    fn forget_one_that_closes(&mut self, events: &mut Vec<Event>) -> bool {
+        let closing = self.hosts.iter().filter_map(|(token, host)| Some((host.closing?, *token)));
+        let Some((_, token)) = closing.min() else { return false };
+        self.forget(token, events);
+        true
+    }
+
     /// Queues bytes for a host.
     pub fn send(&mut self, conn: ConnId, bytes: Bytes) {
         let token = conn.0 as usize;
@@ -215,5 +223,28 @@ impl Hosts {
     /// Whether accepting was put off to a moment that has come.
     pub fn accept_due(&self, now: u64) -> bool {
         self.accept_again.is_some_and(|again| again <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::Poll;
+
+    #[test]
+    fn callers_that_were_sent_away_and_linger_do_not_use_the_port_up() {
+        let poll = Poll::new().expect("a poll");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut hosts = Hosts::listen(any, poll.registry(), Token(1)).expect("listens");
+        let (mut next_token, mut events, mut callers) = (16, Vec::new(), Vec::new());
+        for _ in 0..CONNECTIONS_MAX + 8 {
+            let address = hosts.local_addr().expect("an address");
+            callers.push(std::net::TcpStream::connect(address).expect("connects"));
+            hosts.accept(0, poll.registry(), &mut next_token, &mut events);
+            // As the site does with a caller that it does not want.
+            hosts.close(0, ConnId(next_token as u64 - 1));
+        }
+        let taken = events.iter().filter(|event| matches!(event, Event::HostConnected { .. })).count();
+        assert_eq!((taken, hosts.hosts.len()), (CONNECTIONS_MAX + 8, CONNECTIONS_MAX));
     }
 }

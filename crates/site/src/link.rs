@@ -7,6 +7,9 @@ use biplex_engine::message::Message;
 use biplex_format::Decoder;
 use bytes::Bytes;
 
+/// Most host names that are remembered.
+const HOST_NAMES_MAX: usize = 4096;
+
 /// The present connection to the peer.
 pub(crate) struct Link {
     pub id: u64,
@@ -27,6 +30,9 @@ impl Site {
         link.decoder.push(bytes);
         while let Some(link) = self.link.as_mut().filter(|link| link.id == id) {
             match link.decoder.next() {
+                Ok(Some(Message::Host { name, .. })) => {
+                    self.learn_host(String::from_utf8_lossy(&name).into_owned());
+                }
                 Ok(Some(message)) => {
                     self.engine.handle_message(now, message);
                     self.settle(now);
@@ -52,6 +58,24 @@ impl Site {
         if let Some(link) = self.link.take() {
             self.out.push(Action::LinkClose { link: link.id, why });
             self.engine.handle_link_closed(now);
+        }
+    }
+
+    /// Tells the peer the names of all hosts here, so that both sites can show who wrote.
+    pub(crate) fn tell_hosts(&mut self) {
+        let names: Vec<String> = self.hosts.values().map(|host| host.name.clone()).collect();
+        names.iter().for_each(|name| self.tell_host(name));
+    }
+
+    pub(crate) fn tell_host(&mut self, name: &str) {
+        let name = Bytes::copy_from_slice(name.as_bytes());
+        self.send(Message::Host { id: crate::host_id(&String::from_utf8_lossy(&name)).0, name });
+    }
+
+    /// Remembers a host's name; the id is derived from it anew, so no peer can rename another host.
+    pub(crate) fn learn_host(&mut self, name: String) {
+        if self.host_names.len() < HOST_NAMES_MAX {
+            self.host_names.insert(crate::host_id(&name), name);
         }
     }
 

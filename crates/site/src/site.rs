@@ -75,6 +75,8 @@ pub struct Site {
     pub(crate) destager: Option<Destager>,
     pub(crate) lives: BTreeMap<VolumeId, VolumeLife>,
     pub(crate) hosts: BTreeMap<u64, HostLife>,
+    /// Names of hosts of either site, for showing.
+    pub(crate) host_names: BTreeMap<HostId, String>,
     pub(crate) alarms: VecDeque<String>,
     pub(crate) entries_appended: u64,
     pub(crate) draining: bool,
@@ -157,6 +159,7 @@ impl Site {
             next_ticket: 1,
             destager: None,
             hosts: BTreeMap::new(),
+            host_names: BTreeMap::new(),
             alarms: VecDeque::new(),
             entries_appended: 0,
             draining: false,
@@ -258,6 +261,7 @@ impl Site {
         match action {
             engine::Action::Append(entry) => self.append(&entry),
             engine::Action::Send(message) => self.send(message),
+            engine::Action::Paired => self.tell_hosts(),
             engine::Action::CloseLink { why } => self.close_link(now, why),
             engine::Action::Complete { op, outcome } => self.complete(now, op, outcome),
             engine::Action::Serve { op, volume, pieces } => self.serve_read(now, op, volume, pieces),
@@ -281,6 +285,10 @@ impl Site {
             TargetAction::LoggedIn { nexus, initiator, remote } => {
                 self.notice(Severity::Info, format!("host {initiator} logged in from {remote}"));
                 self.hosts.insert(nexus.0, HostLife { name: initiator.to_string(), remote });
+                self.learn_host(initiator.to_string());
+                if self.engine.link_view().accepted {
+                    self.tell_host(&initiator);
+                }
             }
             TargetAction::LoggedOut { nexus, initiator } => {
                 self.notice(Severity::Info, format!("host {initiator} left"));

@@ -143,7 +143,7 @@ pub struct TableRow {
     pub number: u64,
     /// Reception time: nanoseconds since the epoch.
     pub time: u64,
-    /// Host id, hexadecimal.
+    /// Host id: the host's name where it is known, its number in hexadecimal otherwise.
     pub host: String,
     /// Start block.
     pub start: u64,

@@ -113,7 +113,7 @@ impl Site {
         rows.map(|(index, row)| TableRow {
             number: index as u64 + 1,
             time: row.stamp.time,
-            host: row.host.to_string(),
+            host: self.host_names.get(&row.host).cloned().unwrap_or_else(|| row.host.to_string()),
             start: row.extent.start().0,
             blocks: row.extent.blocks(),
             site: row.stamp.site.to_string(),

@@ -223,7 +223,8 @@ fn examples_are_valid_fit_each_other_and_are_described() {
 #[test]
 fn the_sustained_rate_is_the_share_of_the_journal_over_the_time_that_writes_stay() {
     let config = parse(VALID).expect("valid");
-    let expected = (1u64 << 30) as f64 * 0.9 / 240.0;
+    let usable = biplex_store::Layout::for_bytes(1 << 30).expect("large enough").usable_bytes();
+    let expected = usable as f64 / 240.0;
     assert!((summary::sustained_rate(&config) - expected).abs() < 1.0);
 }
 
@@ -246,5 +247,34 @@ proptest! {
             prop_assert!(!refused.mistakes.is_empty());
             prop_assert!(refused.mistakes.iter().all(|mistake| mistake.line > 0 && !mistake.remedy.is_empty()));
         }
+    }
+}
+
+#[test]
+fn files_of_the_site_are_never_taken_for_one_another() {
+    let store = "store = \"/var/lib/biplex/a/vol0.img\"";
+    for own in ["journal", "journal.new", "lock", "../a/journal", "./lock"] {
+        let told = refusal(store, &format!("store = \"/var/lib/biplex/a/{own}\""));
+        assert!(told.contains("/etc/biplex/a.toml:35:9: ") && told.contains("remedy: name a file"), "{told}");
+    }
+    let told = refusal(store, "store = \"/run/biplex/a.sock\"");
+    assert!(told.contains("is the admin socket"), "{told}");
+    let told = refusal(store, "store = \"/etc/biplex/../biplex/vol1.img\"");
+    assert!(told.contains("has the store"), "{told}");
+    let told = refusal("/run/biplex/a.sock", "/var/lib/biplex/a/journal");
+    assert!(told.contains("/etc/biplex/a.toml:28:10: the admin socket would take the place"), "{told}");
+}
+
+#[test]
+fn times_beyond_a_year_and_what_no_initiator_can_send_are_refused() {
+    for (from, to) in [("lease = \"2s\"", "lease = \"2500000h\""), ("every = \"1m\"", "every = \"8761h\"")] {
+        let told = refusal(from, to);
+        assert!(told.contains("too large") && told.contains("at most 8760h"), "{told}");
+    }
+    let told = refusal("user = \"host\"", "user = \"ho\\u0000st\"");
+    assert!(told.contains("control character"), "{told}");
+    for bare in ["::1", "fd00::2"] {
+        let told = refusal("127.0.0.1:7802", bare);
+        assert!(told.contains("not an address to connect to") && told.contains("[fd00::2]:7801"), "{told}");
     }
 }
