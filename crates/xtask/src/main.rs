@@ -61,10 +61,7 @@ fn main() -> anyhow::Result<()> {
 fn test(root: &Path, end_to_end: bool) -> anyhow::Result<()> {
     run("format", &mut cargo(root, &["fmt", "--all", "--check"]))?;
     tidy::check(root)?;
-    run(
-        "lints",
-        &mut cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    )?;
+    run("lints", &mut cargo(root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(
         "unit and simulator tests",
         &mut cargo(root, &["test", "--workspace", "--exclude", "biplex-e2e", "--no-fail-fast"]),

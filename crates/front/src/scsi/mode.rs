@@ -260,7 +260,10 @@ mod tests {
         let mut page = CONTROL_PAGE;
         page[2] = 4;
         page[4] = 8;
-        assert_eq!(select6(&page), Ok(Modes { descriptor_sense: true, write_protected: true, write_cache: false }));
+        assert_eq!(
+            select6(&page),
+            Ok(Modes { descriptor_sense: true, write_protected: true, write_cache: false })
+        );
         page[5] = 0x40;
         assert_eq!(select6(&page), Err(Sense::field_in_parameters(9, Some(6))));
     }
@@ -287,7 +290,8 @@ mod tests {
     fn only_a_unit_that_needs_flushes_says_that_it_has_a_write_cache() {
         for (write_cache, expected) in [(false, 0), (true, WCE)] {
             let modes = Modes { write_cache, ..Modes::default() };
-            let sensed = modes.sense(Cdb::new(&[0x1a, 8, 0x08, 0, 255, 0]), 2048).expect("there is such a page");
+            let sensed =
+                modes.sense(Cdb::new(&[0x1a, 8, 0x08, 0, 255, 0]), 2048).expect("there is such a page");
             assert_eq!(sensed[4 + WCE_AT], expected);
             assert_eq!(modes.reset(), modes, "a reset does not change what the volume promises");
         }
