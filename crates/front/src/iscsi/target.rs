@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 /// Most connections at once.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Most connections at once that have not logged in.
+/// Most connections at once that have not logged in; the slowest makes room for a new one.
 pub const LOGINS_MAX: usize = 64;
 /// A login takes no longer than this.
 pub const LOGIN_NS_MAX: u64 = 30_000_000_000;
@@ -176,9 +176,13 @@ impl Target {
     /// A host opened a connection; `local` is where it reached us.
     pub fn handle_connected(&mut self, now: Now, conn: ConnId, local: String, remote: String) {
         if self.connections.len() >= CONNECTIONS_MAX || self.logging_in >= LOGINS_MAX {
-            self.refused(conn, &remote, "too many connections");
-            self.shared.actions.push_back(TargetAction::Close { conn });
-            return;
+            // The slowest login makes room, so that silent callers cannot keep hosts out until they time out.
+            let Some(slowest) = self.slowest_login() else {
+                self.refused(conn, &remote, "too many connections");
+                self.shared.actions.push_back(TargetAction::Close { conn });
+                return;
+            };
+            self.close(slowest, Some("too many logins at a time and this one was the slowest"));
         }
         let timer = now.mono + LOGIN_NS_MAX;
         let connection = Connection {
@@ -196,6 +200,12 @@ impl Target {
         self.shared.timers.insert((timer, Timer::Connection(conn)));
         self.connections.insert(conn, connection);
         self.logging_in += 1;
+    }
+
+    /// The connection that has been logging in for longest.
+    fn slowest_login(&self) -> Option<ConnId> {
+        let logins = self.connections.iter().filter(|(_, held)| matches!(held.phase, Phase::Login(_)));
+        logins.min_by_key(|(conn, held)| (held.heard, **conn)).map(|(conn, _)| *conn)
     }
 
     /// A host sent bytes.

@@ -361,3 +361,14 @@ fn connections_have_a_limit_and_logged_in_hosts_are_not_pushed_out() {
     world.read(host, 1, 0, 1);
     assert_eq!(world.take(host), [good(1, &[0; 512])]);
 }
+
+#[test]
+fn silent_callers_do_not_keep_hosts_from_logging_in() {
+    let mut world = World::new();
+    let callers: Vec<ConnId> = (0..super::super::target::LOGINS_MAX).map(|_| world.open()).collect();
+    let host = world.login(host_config());
+    world.read(host, 1, 0, 1);
+    assert_eq!(world.take(host), [good(1, &[0; 512])]);
+    assert!(world.log.contains(&TargetAction::Close { conn: callers[0] }), "the slowest made room");
+    assert!(!world.log.contains(&TargetAction::Close { conn: callers[1] }));
+}
