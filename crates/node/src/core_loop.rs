@@ -14,7 +14,6 @@ use crate::mailbox::{Letter, Mailbox};
 use crate::path;
 use biplex_engine::Now;
 use biplex_site::{Action, Event, Notice, Severity, Site};
-use biplex_store::DiskOp;
 use mio::{Events, Poll, Token};
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook_mio::v1_0::Signals;
@@ -217,11 +216,6 @@ impl Core {
                 Action::LinkSend { link, bytes } => self.link.send(link, bytes),
                 Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
                 Action::Disk { ticket, op } => {
-                    if matches!(op, DiskOp::AppendDurable { .. }) {
-                        // What the peer is to make durable as well leaves before the journal's thread is woken: a
-                        // wake-up takes as long as a message to the peer does.
-                        self.link.flush(&mut around);
-                    }
                     if let Some(result) = self.disks.order(ticket, op) {
                         around.events.push(Event::DiskDone { ticket, result });
                     }
