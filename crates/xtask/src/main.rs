@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-/// Debian packages that the end-to-end tests drive the daemons with, and a program of each.
+/// Debian packages that the end-to-end tests drive the daemons with, and a program of each; without one, it is QEMU's
+/// iSCSI module.
 const PACKAGES: [(&str, &str); 5] = [
     ("libiscsi-bin", "iscsi-test-cu"),
     ("qemu-utils", "qemu-io"),
@@ -101,27 +102,42 @@ fn run(what: &str, command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs what is missing. In rounds: a machine's own newer qemu-utils gives way when qemu-block-extra comes, and is
+/// missing then itself.
 fn install_packages() -> anyhow::Result<()> {
+    for round in 0..3 {
+        let missing = missing_packages();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if round == 0 {
+            let mut update = Command::new("apt-get");
+            run("apt-get update", update.args(["update", "-qq"]))?;
+        }
+        let mut install = Command::new("apt-get");
+        install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq"]).args(missing);
+        run("apt-get install", &mut install)?;
+    }
+    match missing_packages().as_slice() {
+        [] => Ok(()),
+        missing => bail!("installed, and yet their programs are not there: {}", missing.join(" ")),
+    }
+}
+
+fn missing_packages() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     let there = |program: &str| {
         std::env::split_paths(&path).chain(extra.iter().cloned()).any(|folder| folder.join(program).exists())
     };
-    let block_module = Path::new("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so").exists();
-    let missing: Vec<&str> = PACKAGES
+    let libraries = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib/qemu", "/usr/lib"];
+    let block_module = libraries.iter().any(|at| {
+        let at = Path::new(at);
+        at.join("qemu/block-iscsi.so").exists() || at.join("block-iscsi.so").exists()
+    });
+    PACKAGES
         .iter()
-        .filter(|(package, program)| match *package {
-            "qemu-block-extra" => !block_module,
-            _ => !there(program),
-        })
+        .filter(|(_, program)| if program.is_empty() { !block_module } else { !there(program) })
         .map(|(package, _)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut update = Command::new("apt-get");
-    run("apt-get update", update.args(["update", "-qq"]))?;
-    let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq"]).args(missing);
-    run("apt-get install", &mut install)
+        .collect()
 }
