@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub rtt: Option<u64>,
     pub offset: Option<i64>,
     offset_warned: bool,
+    /// A heartbeat of this session was answered, so the offset is known.
+    measured: bool,
     pub sessions: u64,
     pub refused: Option<String>,
     /// Newest entry of each origin that was destaged and dropped in this run: a peer that has less lost its journal.
@@ -79,6 +81,7 @@ impl Session {
             rtt: None,
             offset: None,
             offset_warned: false,
+            measured: false,
             sessions: 0,
             refused: None,
             dropped: [Stamp::ZERO; 2],
@@ -206,6 +209,7 @@ impl Engine {
         let session = &mut self.session;
         session.line = Line::Accepted;
         session.refused = None;
+        session.measured = false;
         session.sessions += 1;
         session.last_pong = now.mono;
         session.ping_due = now.mono;
@@ -281,14 +285,12 @@ impl Engine {
         if let Some(extra) = hello.volumes.iter().find(|other| !ours.iter().any(|v| v.id == other.id)) {
             return Err(format!("volume {} is configured at site {} only", extra.name, own.peer()));
         }
-        let offset = i128::from(hello.wall) - i128::from(now.wall);
-        if offset.unsigned_abs() > u128::from(config.max_offset) {
-            return Err(format!(
-                "the sites' clocks are {} ms apart, more than [clock] max_offset = {} ms: set the clocks (chrony, \
-                 ntpd) at both sites",
-                offset.unsigned_abs() / 1_000_000,
-                config.max_offset / 1_000_000
-            ));
+        // The hello was on its way for at most as long as the connection stands; the first heartbeat measures better.
+        let least = i128::from(hello.wall) - i128::from(now.wall);
+        let most = least + i128::from(now.mono.saturating_sub(self.session.since));
+        let limit = i128::from(config.max_offset);
+        if least > limit || most < -limit {
+            return Err(self.clocks_apart(if least > limit { least } else { most }));
         }
         let known = self.session.peer_journal;
         let made_anew = |site: SiteId| {
@@ -322,6 +324,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn clocks_apart(&self, offset: i128) -> String {
+        format!(
+            "the sites' clocks are {} ms apart, more than [clock] max_offset = {} ms: set the clocks (chrony, ntpd) \
+             at both sites",
+            offset.unsigned_abs() / 1_000_000,
+            self.config.max_offset / 1_000_000
+        )
     }
 
     /// Something became durable: perhaps the resume is complete now.
@@ -367,6 +378,15 @@ impl Engine {
         let rtt = now.mono - pong.sent_mono;
         let middle = i128::from(pong.sent_wall) + i128::from(rtt / 2);
         let offset = i128::from(pong.received_wall) - middle;
+        let beyond =
+            offset.unsigned_abs().saturating_sub(u128::from(rtt)) > u128::from(self.config.max_offset);
+        if !std::mem::replace(&mut self.session.measured, true) && beyond {
+            // The first heartbeat of a session: the hello could not tell so well, and nothing was served yet.
+            let why = self.clocks_apart(offset);
+            self.refused(why.clone());
+            self.order(Action::Send(Message::Refuse(Refusal { why: why.clone() })));
+            return self.order(Action::CloseLink { why });
+        }
         let session = &mut self.session;
         session.last_pong = now.mono;
         session.rtt = Some(rtt);
@@ -375,8 +395,6 @@ impl Engine {
             session.lease_until = session.lease_until.max(pong.sent_mono + self.config.lease);
             session.peer_in_step = true;
         }
-        let beyond =
-            offset.unsigned_abs().saturating_sub(u128::from(rtt)) > u128::from(self.config.max_offset);
         if beyond && !session.offset_warned {
             let text = format!(
                 "the sites' clocks are {} ms apart, more than [clock] max_offset allows: who wrote last is decided \

@@ -344,3 +344,34 @@ fn a_peer_with_another_geometry_clock_or_journal_is_refused_with_a_remedy() {
         assert!(refused.as_ref().is_some_and(|why| why.contains(expected)), "{what}: {refused:?}");
     }
 }
+
+#[test]
+fn a_slow_line_is_no_reason_to_call_the_clocks_apart_but_the_first_heartbeat_is() {
+    for (skew, paired) in [(0, true), (900 * MS, false)] {
+        let mut pair = Pair::new(Mode::Sync);
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_connected(pair.now);
+            pair.drain(site);
+        }
+        // The hellos are on their way for longer than the clocks may differ.
+        pair.pass(700 * MS);
+        for wire in &mut pair.wire {
+            let Some(Message::Hello(hello)) = wire.first_mut() else { panic!("no hello") };
+            hello.wall -= if hello.site == SiteId::B { skew } else { 0 };
+        }
+        for _ in 0..8 {
+            for site in SiteId::BOTH {
+                for message in &mut pair.wire[0] {
+                    if let Message::Pong(pong) = message {
+                        pong.received_wall -= skew; // B's clock, as A sees it
+                    }
+                }
+                pair.deliver(site);
+                pair.make_durable(site);
+            }
+            pair.pass(2 * MS);
+        }
+        let refused = pair.seen[0].iter().any(|action| matches!(action, Action::Send(Message::Refuse(_))));
+        assert_eq!(refused, !paired, "skew {skew}");
+    }
+}
