@@ -1,8 +1,10 @@
-//! The journal's own pages: superblock, segment header, group header. Entries between them are link records.
+//! The journal's own pages: superblock, checkpoint slot, segment header, group header. Entries between them are link
+//! records.
 //!
 //! ```text
-//! superblock | superblock | segment 0 | segment 1 | …
-//!                           segment = header page | group | group | …      group = header, records, zeros to 4 KiB
+//! superblock | superblock | slot 0 | slot 1 | segment 0 | segment 1 | …
+//!                                             segment = header page | group | group | …
+//!                                                                     group = header, records, zeros to 4 KiB
 //! ```
 //! Every page says where it belongs (journal, offset or index, sequence numbers) inside its checksum, so that
 //! bytes of an earlier lap of the ring, or of another journal, are never taken for current ones. A group's header
@@ -18,8 +20,8 @@ use core::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Version of the journal's layout.
-pub const JOURNAL_VERSION: u16 = 1;
+/// Version of the journal's layout. 1 had no checkpoint slots; no release made one.
+pub const JOURNAL_VERSION: u16 = 2;
 /// Bytes of a superblock copy; there are two, at offset 0 and behind it.
 pub const SUPERBLOCK_BYTES: usize = 32 << 10;
 /// Bytes of the unit in which the journal is written.
@@ -32,8 +34,10 @@ pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"BPXJRNL\0";
 pub const SEGMENT_MAGIC: [u8; 4] = *b"BPXS";
 /// How a group starts.
 pub const GROUP_MAGIC: [u8; 4] = *b"BPXG";
+/// How a checkpoint slot starts.
+pub const SLOT_MAGIC: [u8; 4] = *b"BPXC";
 
-/// What a site must know after a crash besides its entries. Rides in every group.
+/// What a site must know after a crash besides its entries. Rides in every group; alone, it goes to a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checkpoint {
     /// No stamp beyond this time was ever issued by this site.
@@ -64,7 +68,7 @@ impl Checkpoint {
 }
 
 /// Bytes of a checkpoint in a header.
-pub const CHECKPOINT_BYTES: usize = 80;
+pub const CHECKPOINT_BYTES: usize = 72;
 const FLAG_DESTAGED_B: u32 = 1;
 const FLAG_RESUME: u32 = 1 << 1;
 const FLAG_RESUME_B: u32 = 1 << 2;
@@ -79,7 +83,7 @@ struct CheckpointBytes {
     oldest_segment: U64,
     run: U32,
     flags: U32,
-    spare: [u8; 32],
+    spare: [u8; 24],
 }
 
 const _: () = assert!(size_of::<CheckpointBytes>() == CHECKPOINT_BYTES);
@@ -93,7 +97,7 @@ pub const CHECKPOINT_FIELDS: &[(&str, usize, usize)] = &[
     ("oldest segment", offset_of!(CheckpointBytes, oldest_segment), 8),
     ("run", offset_of!(CheckpointBytes, run), 4),
     ("flags", offset_of!(CheckpointBytes, flags), 4),
-    ("spare", offset_of!(CheckpointBytes, spare), 32),
+    ("spare", offset_of!(CheckpointBytes, spare), 24),
 ];
 
 impl CheckpointBytes {
@@ -111,7 +115,7 @@ impl CheckpointBytes {
             oldest_segment: U64::new(checkpoint.oldest_segment),
             run: U32::new(checkpoint.run),
             flags: U32::new(b(checkpoint.destaged, FLAG_DESTAGED_B) | resume),
-            spare: [0; 32],
+            spare: [0; 24],
         }
     }
 
@@ -151,7 +155,7 @@ pub struct Superblock {
     pub journal: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// How many segments follow the superblocks.
+    /// How many segments follow the checkpoint slots.
     pub segments: u32,
     /// The volumes when the journal was made, for whoever inspects it.
     pub volumes: Vec<VolumeGeometry>,
@@ -264,19 +268,16 @@ pub struct SegmentHeader {
     pub index: u32,
     /// Grows by one for each segment taken into use; from 1.
     pub seq: u64,
-    /// Sequence number of the segment before it in the log; 0 for the first. Not always `seq - 1`: a segment that
-    /// was filled with checkpoints alone is left out.
-    pub previous: u64,
-    /// Sequence number of the group that follows the last group of `previous`: that is where it ends.
-    pub previous_end: u64,
-    /// Sequence number of the first group in this segment.
+    /// Sequence number of the first group in this segment: the segment before it ends with the one before that.
     pub first_group: u64,
+    /// As in the first group: [`GroupHeader::slots`].
+    pub slots: u64,
     /// As of the first group.
     pub checkpoint: Checkpoint,
 }
 
 /// Bytes of a segment header page before its zeros.
-pub const SEGMENT_HEAD_BYTES: usize = 128;
+pub const SEGMENT_HEAD_BYTES: usize = 112;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -285,9 +286,8 @@ struct SegmentHead {
     index: U32,
     journal: U64,
     seq: U64,
-    previous: U64,
-    previous_end: U64,
     first_group: U64,
+    slots: U64,
     checkpoint: CheckpointBytes,
 }
 
@@ -299,9 +299,8 @@ pub const SEGMENT_FIELDS: &[(&str, usize, usize)] = &[
     ("index", offset_of!(SegmentHead, index), 4),
     ("journal", offset_of!(SegmentHead, journal), 8),
     ("seq", offset_of!(SegmentHead, seq), 8),
-    ("previous", offset_of!(SegmentHead, previous), 8),
-    ("previous end", offset_of!(SegmentHead, previous_end), 8),
     ("first group", offset_of!(SegmentHead, first_group), 8),
+    ("slots", offset_of!(SegmentHead, slots), 8),
     ("checkpoint", offset_of!(SegmentHead, checkpoint), CHECKPOINT_BYTES),
 ];
 
@@ -312,14 +311,18 @@ pub fn encode_segment(segment: &SegmentHeader) -> [u8; JOURNAL_PAGE_BYTES] {
         index: U32::new(segment.index),
         journal: U64::new(segment.journal),
         seq: U64::new(segment.seq),
-        previous: U64::new(segment.previous),
-        previous_end: U64::new(segment.previous_end),
         first_group: U64::new(segment.first_group),
+        slots: U64::new(segment.slots),
         checkpoint: CheckpointBytes::of(&segment.checkpoint),
     };
+    page_of(head.as_bytes())
+}
+
+/// A page that starts with `head`: then zeros, and the checksum of all before it.
+fn page_of(head: &[u8]) -> [u8; JOURNAL_PAGE_BYTES] {
     let mut page = [0; JOURNAL_PAGE_BYTES];
-    let (start, _) = page.split_at_mut(SEGMENT_HEAD_BYTES);
-    start.copy_from_slice(head.as_bytes());
+    let (start, _) = page.split_at_mut(head.len());
+    start.copy_from_slice(head);
     let (covered, crc) = page.split_at_mut(JOURNAL_PAGE_BYTES - 4);
     crc.copy_from_slice(&crc32c(covered).to_le_bytes());
     page
@@ -339,13 +342,88 @@ pub fn decode_segment(bytes: &[u8]) -> Result<SegmentHeader, FormatError> {
         journal: head.journal.get(),
         index: head.index.get(),
         seq: head.seq.get(),
-        previous: head.previous.get(),
-        previous_end: head.previous_end.get(),
         first_group: head.first_group.get(),
+        slots: head.slots.get(),
         checkpoint: head.checkpoint.read()?,
     };
     demand_same(what, &encode_segment(&segment), bytes)?;
     Ok(segment)
+}
+
+/// A page that holds a checkpoint alone, outside of the ring. There are two places for it, used in turn, so that a torn
+/// write leaves the older one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    /// Random identity of the journal.
+    pub journal: u64,
+    /// Where in the file it lies, in pages of [`JOURNAL_PAGE_BYTES`].
+    pub page: u32,
+    /// Number of the slot write; grows by one; from 1. It lies in slot `seq % 2`.
+    pub seq: u64,
+    /// Sequence number of the newest group before this write; 0 if there was none. It was durable by then.
+    pub after_group: u64,
+    /// What there is to know.
+    pub checkpoint: Checkpoint,
+}
+
+/// Bytes of a slot's page before its zeros.
+pub const SLOT_HEAD_BYTES: usize = 104;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SlotHead {
+    magic: [u8; 4],
+    page: U32,
+    journal: U64,
+    seq: U64,
+    after_group: U64,
+    checkpoint: CheckpointBytes,
+}
+
+const _: () = assert!(size_of::<SlotHead>() == SLOT_HEAD_BYTES);
+
+/// Names, offsets and lengths of a slot's fields, for the drawing's test.
+pub const SLOT_FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", offset_of!(SlotHead, magic), 4),
+    ("page", offset_of!(SlotHead, page), 4),
+    ("journal", offset_of!(SlotHead, journal), 8),
+    ("seq", offset_of!(SlotHead, seq), 8),
+    ("after group", offset_of!(SlotHead, after_group), 8),
+    ("checkpoint", offset_of!(SlotHead, checkpoint), CHECKPOINT_BYTES),
+];
+
+/// Spells a slot's page: head, zeros, checksum of the page before it.
+pub fn encode_slot(slot: &Slot) -> [u8; JOURNAL_PAGE_BYTES] {
+    let head = SlotHead {
+        magic: SLOT_MAGIC,
+        page: U32::new(slot.page),
+        journal: U64::new(slot.journal),
+        seq: U64::new(slot.seq),
+        after_group: U64::new(slot.after_group),
+        checkpoint: CheckpointBytes::of(&slot.checkpoint),
+    };
+    page_of(head.as_bytes())
+}
+
+/// Reads a slot's page.
+pub fn decode_slot(bytes: &[u8]) -> Result<Slot, FormatError> {
+    let what = "checkpoint slot";
+    let (head, _) = SlotHead::read_from_prefix(bytes).map_err(|_| FormatError::Short {
+        what,
+        expected: JOURNAL_PAGE_BYTES,
+        found: bytes.len(),
+    })?;
+    check_magic(what, SLOT_MAGIC, head.magic)?;
+    check_trailing_crc(what, bytes, JOURNAL_PAGE_BYTES)?;
+    let slot = Slot {
+        journal: head.journal.get(),
+        page: head.page.get(),
+        seq: head.seq.get(),
+        after_group: head.after_group.get(),
+        checkpoint: head.checkpoint.read()?,
+    };
+    demand_same(what, &encode_slot(&slot), bytes)?;
+    Ok(slot)
 }
 
 /// The header of a group: what one durable append wrote.
@@ -365,6 +443,8 @@ pub struct GroupHeader {
     pub segment_seq: u64,
     /// Sequence number of the group; grows by one; from 1.
     pub group_seq: u64,
+    /// Number of the newest slot write before this group; 0 if there was none. It was durable by then.
+    pub slots: u64,
     /// What else to know.
     pub checkpoint: Checkpoint,
 }
@@ -379,6 +459,7 @@ struct GroupHead {
     journal: U64,
     segment_seq: U64,
     group_seq: U64,
+    slots: U64,
     checkpoint: CheckpointBytes,
     content_check: U32,
     header_crc: U32,
@@ -395,6 +476,7 @@ pub const GROUP_FIELDS: &[(&str, usize, usize)] = &[
     ("journal", offset_of!(GroupHead, journal), 8),
     ("segment seq", offset_of!(GroupHead, segment_seq), 8),
     ("group seq", offset_of!(GroupHead, group_seq), 8),
+    ("slots", offset_of!(GroupHead, slots), 8),
     ("checkpoint", offset_of!(GroupHead, checkpoint), CHECKPOINT_BYTES),
     ("content check", offset_of!(GroupHead, content_check), 4),
     ("header crc", offset_of!(GroupHead, header_crc), 4),
@@ -418,6 +500,7 @@ pub fn encode_group(group: &GroupHeader) -> [u8; GROUP_HEADER_BYTES] {
         journal: U64::new(group.journal),
         segment_seq: U64::new(group.segment_seq),
         group_seq: U64::new(group.group_seq),
+        slots: U64::new(group.slots),
         checkpoint: CheckpointBytes::of(&group.checkpoint),
         content_check: U32::new(group.content_check),
         header_crc: U32::ZERO,
@@ -452,6 +535,7 @@ pub fn decode_group(bytes: &[u8]) -> Result<GroupHeader, FormatError> {
         content_check: head.content_check.get(),
         segment_seq: head.segment_seq.get(),
         group_seq: head.group_seq.get(),
+        slots: head.slots.get(),
         checkpoint: head.checkpoint.read()?,
     })
 }

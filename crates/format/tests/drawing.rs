@@ -2,7 +2,7 @@
 
 use biplex_format::journal::{
     CHECKPOINT_BYTES, CHECKPOINT_FIELDS, GROUP_FIELDS, GROUP_HEADER_BYTES, SEGMENT_FIELDS,
-    SEGMENT_HEAD_BYTES, SUPERBLOCK_FIELDS, SUPERBLOCK_HEAD_BYTES,
+    SEGMENT_HEAD_BYTES, SLOT_FIELDS, SLOT_HEAD_BYTES, SUPERBLOCK_FIELDS, SUPERBLOCK_HEAD_BYTES,
 };
 use biplex_format::link::{DIGEST_ROW_BYTES, DIGEST_ROW_FIELDS, HELLO_BYTES, HELLO_FIELDS};
 use biplex_format::record::{Kind, RECORD_FIELDS};
@@ -62,6 +62,7 @@ fn drawings() -> Vec<(&'static str, String)> {
         ("volume row", draw(VOLUME_ROW_FIELDS, VOLUME_ROW_BYTES)),
         ("digest row", draw(DIGEST_ROW_FIELDS, DIGEST_ROW_BYTES)),
         ("superblock", draw(SUPERBLOCK_FIELDS, SUPERBLOCK_HEAD_BYTES)),
+        ("checkpoint slot", draw(SLOT_FIELDS, SLOT_HEAD_BYTES)),
         ("segment header", draw(SEGMENT_FIELDS, SEGMENT_HEAD_BYTES)),
         ("group header", draw(GROUP_FIELDS, GROUP_HEADER_BYTES)),
         ("checkpoint", draw(CHECKPOINT_FIELDS, CHECKPOINT_BYTES)),

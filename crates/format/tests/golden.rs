@@ -4,7 +4,8 @@ mod examples;
 
 use biplex_engine::message::{Message, PROTOCOL_VERSION};
 use biplex_format::journal::{
-    decode_group, decode_segment, decode_superblock, encode_group, encode_segment, encode_superblock,
+    decode_group, decode_segment, decode_slot, decode_superblock, encode_group, encode_segment, encode_slot,
+    encode_superblock,
 };
 use biplex_format::{Decoder, FormatError, crc32c};
 use bytes::Bytes;
@@ -39,7 +40,8 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
     };
     vec![
         ("superblock-head-and-crc", short(&encode_superblock(&superblock()), 64 + 2 * 80)),
-        ("segment-head-and-crc", short(&encode_segment(&segment()), 128)),
+        ("segment-head-and-crc", short(&encode_segment(&segment()), 112)),
+        ("slot-head-and-crc", short(&encode_slot(&slot()), 104)),
         ("group", encode_group(&group()).to_vec()),
     ]
 }
@@ -59,6 +61,7 @@ fn every_kind_is_spelt_as_it_ever_was() {
     }
     assert_eq!(decode_superblock(&encode_superblock(&superblock())), Ok(superblock()));
     assert_eq!(decode_segment(&encode_segment(&segment())), Ok(segment()));
+    assert_eq!(decode_slot(&encode_slot(&slot())), Ok(slot()));
     assert_eq!(decode_group(&golden("group")), Ok(group()));
 }
 

@@ -77,6 +77,16 @@ pub enum StoreError {
         /// What is wrong there.
         what: Damage,
     },
+    /// Both checkpoint slots lack what was durable in them.
+    #[error(
+        "the journal's checkpoint slots at offset {offset} are damaged: slot write {newest} or a later one was durable,          and neither slot has it; without it this site may not go on. Keep the file, look at it with `biplex          inspect`, and let this site join its peer anew with a new journal"
+    )]
+    SlotsLost {
+        /// Byte offset of the first slot.
+        offset: u64,
+        /// A slot write that is known to have been durable.
+        newest: u64,
+    },
 }
 
 /// What is wrong at a place of a journal.
@@ -115,6 +125,13 @@ pub enum Damage {
         /// Where a later one lies.
         later_at: u64,
     },
+    /// No group where there must be one: a checkpoint slot was written after it.
+    GroupBeforeSlot {
+        /// Its sequence number.
+        seq: u64,
+        /// Where the slot lies.
+        slot_at: u64,
+    },
 }
 
 impl fmt::Display for Damage {
@@ -131,6 +148,12 @@ impl fmt::Display for Damage {
             Damage::SegmentTwice { seq } => write!(f, "segment number {seq} of the log is there twice"),
             Damage::GroupMissing { seq, later_at } => {
                 write!(f, "group {seq} is not readable, but a later one is, at offset {later_at}")
+            }
+            Damage::GroupBeforeSlot { seq, slot_at } => {
+                write!(
+                    f,
+                    "group {seq} is not readable, but the checkpoint slot at offset {slot_at} was written after it"
+                )
             }
         }
     }

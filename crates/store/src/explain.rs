@@ -2,8 +2,8 @@
 
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::layout::read_superblock;
-use crate::scan::{FoundGroup, Plan, Scanner, SegmentRead};
+use crate::layout::{Layout, SLOTS, read_superblock};
+use crate::scan::{FoundGroup, Plan, Scanner, SegmentRead, SlotRead};
 use biplex_engine::Stamp;
 use biplex_format::RecordHeader;
 use biplex_format::journal::{Checkpoint, SUPERBLOCK_BYTES, SegmentHeader};
@@ -63,7 +63,8 @@ pub fn explain(
     let (superblock, faults) = read_superblock(disk)?;
     let mut scanner = Scanner::new(disk, superblock);
     let segments = scanner.segments()?;
-    let (plan, damage) = match judged(&mut scanner, &segments) {
+    let slots = scanner.slots()?;
+    let (plan, damage) = match judged(&mut scanner, &segments, &slots) {
         (_, Some(StoreError::Disk(error))) => return Err(StoreError::Disk(error)),
         judged => judged,
     };
@@ -83,6 +84,7 @@ pub fn explain(
     for (at, what) in &broken {
         line(format!("not whole  the group at offset {at}: {what}"));
     }
+    tell_slots(&slots, line);
     tell_segments(&scanner, &segments, plan.as_ref(), &shares, line);
     if options.groups || options.records {
         for segment in &told {
@@ -96,8 +98,12 @@ pub fn explain(
 }
 
 /// What a recovery would make of the journal: the plan if there is one, and why it would fail if it would.
-fn judged(scanner: &mut Scanner<'_>, segments: &[SegmentRead]) -> (Option<Plan>, Option<StoreError>) {
-    match scanner.plan(segments) {
+fn judged(
+    scanner: &mut Scanner<'_>,
+    segments: &[SegmentRead],
+    slots: &[SlotRead; SLOTS as usize],
+) -> (Option<Plan>, Option<StoreError>) {
+    match scanner.plan(segments, slots) {
         Err(error) => (None, Some(error)),
         Ok(plan) => {
             let damage = scanner.walk(&plan, &mut |_, _, _, _| Ok(())).err();
@@ -200,6 +206,20 @@ fn checkpoint_words(checkpoint: &Checkpoint) -> String {
         checkpoint.peer_journal,
         checkpoint.oldest_segment
     )
+}
+
+fn tell_slots(slots: &[SlotRead; SLOTS as usize], line: &mut dyn FnMut(String)) {
+    for (index, read) in (0..).zip(slots) {
+        let words = match read {
+            SlotRead::Blank => "never written".to_owned(),
+            SlotRead::Broken(damage) => format!("ignored, torn or damaged: {damage}"),
+            SlotRead::Valid(slot) => {
+                let words = checkpoint_words(&slot.checkpoint);
+                format!("number {}, after group {}: {words}", slot.seq, slot.after_group)
+            }
+        };
+        line(format!("slot       {index} at {}: {words}", Layout::slot(index)));
+    }
 }
 
 fn tell_segments(

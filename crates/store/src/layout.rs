@@ -1,22 +1,30 @@
-//! The shape of a journal and its making: two superblocks, then equal segments.
+//! The shape of a journal and its making: two superblocks, two checkpoint slots, then equal segments.
 
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::page::PAGE_BYTES;
-use crate::ring::{GROUP_BYTES_MAX, RESERVE};
+use crate::ring::GROUP_BYTES_MAX;
 use biplex_engine::SiteId;
 use biplex_engine::message::VolumeGeometry;
 use biplex_format::FormatError;
 use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, decode_superblock, encode_superblock};
 
-/// Fewest segments: one being filled, one behind it, and the reserve.
+/// Fewest segments: two that [`Layout::usable_bytes`] does not count, and two to go on with.
 pub const SEGMENTS_MIN: u32 = 4;
-/// Smallest segment that holds the largest record, in bytes.
+/// Smallest segment chosen, in bytes: it holds the largest record, and is not all waste where the next does not fit.
 const SEGMENT_BYTES_MIN: u64 = 8 << 20;
-/// Largest segment chosen, in bytes.
+/// Largest segment aimed at, in bytes: room is given back in pieces of this size.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Into how many segments a journal is cut, within these sizes. Fewer would leave more idle (two of them), more
+/// would waste more at their ends.
+const SEGMENTS_AIM: u64 = 16;
+/// How many checkpoint slots there are.
+pub(crate) const SLOTS: u64 = 2;
+/// Where they start.
+const SLOTS_START: u64 = 2 * SUPERBLOCK_BYTES as u64;
 /// Where the segments start.
-pub(crate) const SEGMENTS_START: u64 = 2 * SUPERBLOCK_BYTES as u64;
+pub(crate) const SEGMENTS_START: u64 = SLOTS_START + SLOTS * PAGE_BYTES as u64;
+const _: () = assert!(SEGMENTS_START.is_multiple_of(PAGE_BYTES as u64));
 /// Smallest journal for a site, in bytes.
 pub const JOURNAL_BYTES_MIN: u64 = SEGMENTS_START + SEGMENTS_MIN as u64 * SEGMENT_BYTES_MIN;
 /// Largest journal: its pages are numbered by 32 bits.
@@ -45,14 +53,16 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout for a journal of at most `bytes`: segments of a 32nd of it, within 8 to 64 MiB.
+    /// The layout for a journal of at most `bytes`: segments of about a 16th of it, from 8 MiB on and not much beyond
+    /// 64 MiB, and so cut that nothing is left over.
     pub fn for_bytes(bytes: u64) -> Result<Layout, StoreError> {
         if bytes < JOURNAL_BYTES_MIN {
             return Err(StoreError::TooSmall { bytes, needed: JOURNAL_BYTES_MIN });
         }
         let page = PAGE_BYTES as u64;
-        let segment_bytes = (bytes / 32 / page * page).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        Layout::with_segments(bytes, segment_bytes)
+        let aim = (bytes / SEGMENTS_AIM).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        let segments = (bytes - SEGMENTS_START) / aim;
+        Layout::with_segments(bytes, (bytes - SEGMENTS_START) / segments / page * page)
     }
 
     /// A layout with segments of a chosen size, as tests want them. An entry that does not fit into such a segment
@@ -78,12 +88,17 @@ impl Layout {
     }
 
     /// Bytes of entries (by [`crate::Journal::footprint`]) that always find room, in whatever order they come and go:
-    /// all but the reserve, the segment being filled, a half-dead oldest one, and the rest of each segment into which
-    /// the next entry does not fit.
+    /// all but a half-dead oldest segment, one that is out of the log but still being read, and the rest of each
+    /// segment into which the next entry does not fit. Checkpoints alone take no room: they go to the slots.
     pub fn usable_bytes(&self) -> u64 {
-        let segments = u64::from(self.segments).saturating_sub(RESERVE as u64 + 2).max(1);
+        let segments = u64::from(self.segments).saturating_sub(2).max(1);
         let waste = GROUP_BYTES_MAX.min(self.segment_bytes / 2);
         segments * (self.segment_bytes - PAGE_BYTES as u64 - waste)
+    }
+
+    /// Where slot write `seq` goes.
+    pub(crate) fn slot(seq: u64) -> u64 {
+        SLOTS_START + seq % SLOTS * PAGE_BYTES as u64
     }
 
     /// Where a segment starts.

@@ -55,7 +55,8 @@ pub fn recover(
     };
     let mut scanner = Scanner::new(disk, superblock);
     let segments = scanner.segments()?;
-    let plan = scanner.plan(&segments)?;
+    let slots = scanner.slots()?;
+    let plan = scanner.plan(&segments, &slots)?;
     let mut newest: BTreeMap<u64, Stamp> = BTreeMap::new();
     let mut entries = 0;
     scanner.walk(&plan, &mut |scanner, segment, at, group| {
@@ -95,8 +96,6 @@ pub fn recover(
             .map(|segment| Segment {
                 index: segment.index,
                 seq: segment.seq,
-                previous: segment.previous,
-                previous_end: segment.previous_end,
                 newest: newest.get(&segment.seq).copied(),
             })
             .collect(),
@@ -104,6 +103,7 @@ pub fn recover(
         fill: plan.fill,
         next_group: plan.next_group,
         next_segment: plan.next_segment,
+        next_slot: plan.next_slot,
         checkpoint: plan.checkpoint,
     });
     let superblock_fault = faults.into_iter().flatten().next();

@@ -3,6 +3,7 @@
 //! ```text
 //! append ─▶ open group ─▶ ready ─▶ under way ─▶ durable            recycle: durable checkpoint frees segments
 //!           (one)        (few)     (at most one)
+//!        a checkpoint alone ──────▶ (a slot)
 //! ```
 //! Invariants:
 //! - A record's place is fixed when it is appended; a group's sequence number and checkpoint when it is handed out.
@@ -10,30 +11,29 @@
 //! - A segment is taken into use by the same durable order that writes its first group; its header page leads.
 //! - A segment is free only once a durable checkpoint says that recovery needs none of it, and no read is under
 //!   way in it. What is freed is a prefix of the log.
-//! - The reserve: entries are admitted only while [`RESERVE`] segments are free, so a group with nothing but a
-//!   checkpoint always finds room. It may fill a reserve segment; the next one then leaves that segment out of the
-//!   log (it holds no entry) and gives it back. So checkpoints can be written for ever while the hosts wait.
+//! - Only entries take room in the ring. A checkpoint without entries goes to one of two slots outside of it, in turn,
+//!   so checkpoints can be written for ever while the hosts wait. Slot writes and groups are one sequence: each names
+//!   the newest of the other kind before it.
 
 use crate::error::JournalFull;
-use crate::layout::{Layout, SEGMENTS_START};
+use crate::layout::Layout;
 use crate::page::{PAGE_BYTES, PageBuf};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{AppendSeq, Body, Entry, JournalPos, Stamp};
 use biplex_format::journal::{
-    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, content_check, encode_group, encode_segment,
+    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Slot, content_check, encode_group,
+    encode_segment, encode_slot,
 };
 use biplex_format::{BODY_BYTES_MAX, HEADER_BYTES, encode_entry_header};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes of a group: the largest record, and room for many small ones.
 pub const GROUP_BYTES_MAX: u64 = BODY_BYTES_MAX as u64 + (64 << 10);
-/// Segments that entries leave free, for checkpoints.
-pub const RESERVE: usize = 2;
 
 const PAGE: u64 = PAGE_BYTES as u64;
 const _: () = assert!(GROUP_HEADER_BYTES + HEADER_BYTES + BODY_BYTES_MAX <= GROUP_BYTES_MAX as usize);
 
-/// A group to write: one durable append to the journal.
+/// A group, or a checkpoint alone, to write: one durable write to the journal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// Where in the journal.
@@ -51,8 +51,6 @@ pub struct Group {
 pub(crate) struct Segment {
     pub index: u32,
     pub seq: u64,
-    pub previous: u64,
-    pub previous_end: u64,
     /// The newest stamp in it; none while it holds no entry.
     pub newest: Option<Stamp>,
 }
@@ -62,22 +60,11 @@ pub(crate) struct Segment {
 struct Building {
     segment_seq: u64,
     offset: u64,
-    /// The header page of the segment that this group takes into use.
-    opens: Option<Opening>,
+    /// The segment that this group takes into use: its header page leads.
+    opens: Option<u32>,
     pages: PageBuf,
     records: u32,
     upto: AppendSeq,
-}
-
-/// How a newly taken segment hangs on to the log.
-#[derive(Clone, Copy, Debug)]
-struct Opening {
-    index: u32,
-    previous: u64,
-    /// Known only when segments were left out between the two; otherwise it is the first group.
-    previous_end: Option<u64>,
-    /// A segment that is left out of the log from here on: free when this group is durable.
-    retires: Option<(u64, u32)>,
 }
 
 impl Building {
@@ -101,12 +88,11 @@ impl Building {
     }
 }
 
-/// What a durable group gives back.
+/// What is said of a write when it is durable.
 #[derive(Debug)]
 struct UnderWay {
     upto: AppendSeq,
     checkpoint: Checkpoint,
-    retires: Option<(u64, u32)>,
 }
 
 /// What recovery found, to go on from.
@@ -123,6 +109,7 @@ pub(crate) struct Resume {
     pub fill: u64,
     pub next_group: u64,
     pub next_segment: u64,
+    pub next_slot: u64,
     pub checkpoint: Checkpoint,
 }
 
@@ -142,6 +129,7 @@ pub struct Journal {
     fill: u64,
     next_group: u64,
     next_segment: u64,
+    next_slot: u64,
     open: Option<Building>,
     ready: VecDeque<Building>,
     under_way: Option<UnderWay>,
@@ -167,6 +155,7 @@ impl Journal {
             fill: found.fill,
             next_group: found.next_group,
             next_segment: found.next_segment,
+            next_slot: found.next_slot,
             open: None,
             ready: VecDeque::new(),
             under_way: None,
@@ -194,8 +183,7 @@ impl Journal {
         let alone = Journal::footprint(entry);
         assert!(alone + PAGE <= self.layout.segment_bytes, "an entry of {alone} bytes fits into no segment");
         let room = self.fill_end().is_some_and(|end| self.fill_now() + alone <= end);
-        let spare = if room { self.free.len() } else { self.free.len().saturating_sub(1) };
-        if spare < RESERVE {
+        if !room && self.free.is_empty() {
             return Err(JournalFull);
         }
         let record = (HEADER_BYTES + entry.body.stored_bytes()) as u64;
@@ -241,12 +229,13 @@ impl Journal {
         self.checkpoint
     }
 
-    /// Asks for a group even if there is nothing to append, so that the checkpoint becomes durable.
+    /// Asks for a write even if there is nothing to append, so that the checkpoint becomes durable.
     pub fn request_group(&mut self) {
         self.wanted = true;
     }
 
-    /// The next group to write. None while one is under way, or when there is nothing to write.
+    /// The next group to write; a checkpoint alone, if one was asked for and there is no entry. None while one is
+    /// under way, or when there is nothing to write.
     pub fn next_group(&mut self) -> Option<Group> {
         if self.under_way.is_some() {
             return None;
@@ -259,9 +248,8 @@ impl Journal {
                     open
                 }
                 None if self.wanted => {
-                    let building = self.new_group(PAGE);
-                    self.fill = building.end();
-                    building
+                    self.wanted = false;
+                    return Some(self.seal_slot());
                 }
                 None => return None,
             },
@@ -270,16 +258,13 @@ impl Journal {
         Some(self.seal(building))
     }
 
-    /// The group under way is durable: which appends, and which checkpoint.
+    /// What was under way is durable: which appends, and which checkpoint.
     ///
     /// # Panics
     /// If none is under way.
     pub fn group_done(&mut self) -> (AppendSeq, Checkpoint) {
         let done = self.under_way.take().expect("a group is under way");
         self.oldest_durable = done.checkpoint.oldest_segment;
-        if let Some((seq, index)) = done.retires {
-            self.release(seq, index);
-        }
         (done.upto, done.checkpoint)
     }
 
@@ -330,9 +315,9 @@ impl Journal {
         self.layout.usable_bytes()
     }
 
-    /// Bytes of the ring that entries may fill: all but the reserve.
+    /// Bytes of the ring.
     pub fn capacity_bytes(&self) -> u64 {
-        (u64::from(self.layout.segments) - RESERVE as u64) * self.layout.segment_bytes
+        u64::from(self.layout.segments) * self.layout.segment_bytes
     }
 
     /// Bytes of the whole journal.
@@ -340,7 +325,7 @@ impl Journal {
         self.layout.bytes()
     }
 
-    /// Groups handed out in this run.
+    /// Groups handed out in this run, checkpoints alone among them.
     pub fn groups(&self) -> u64 {
         self.groups
     }
@@ -392,31 +377,12 @@ impl Journal {
         building
     }
 
-    fn take_segment(&mut self) -> (u64, Option<Opening>) {
-        let (_, index) =
-            self.free.pop_first().expect("the reserve leaves a free segment to every checkpoint");
+    fn take_segment(&mut self) -> (u64, Option<u32>) {
+        let (_, index) = self.free.pop_first().expect("an append without room for it was refused");
         let seq = self.next_segment;
         self.next_segment += 1;
-        let mut opening = Opening { index, previous: 0, previous_end: None, retires: None };
-        match self.live.back().copied() {
-            None => {}
-            // Nothing but checkpoints in it: the log goes on from the segment before it.
-            Some(last) if last.newest.is_none() => {
-                self.live.pop_back();
-                opening.previous = last.previous;
-                opening.previous_end = Some(last.previous_end);
-                opening.retires = Some((last.seq, last.index));
-            }
-            Some(last) => opening.previous = last.seq,
-        }
-        self.live.push_back(Segment {
-            index,
-            seq,
-            previous: opening.previous,
-            previous_end: 0,
-            newest: None,
-        });
-        (self.layout.start(index), Some(opening))
+        self.live.push_back(Segment { index, seq, newest: None });
+        (self.layout.start(index), Some(index))
     }
 
     fn seal(&mut self, mut building: Building) -> Group {
@@ -436,34 +402,49 @@ impl Journal {
             content_check: content_check(content),
             segment_seq: building.segment_seq,
             group_seq,
+            slots: self.next_slot - 1,
             checkpoint,
         }));
-        if let Some(opens) = building.opens {
-            let previous_end = opens.previous_end.unwrap_or(group_seq);
+        if let Some(index) = building.opens {
             front.copy_from_slice(&encode_segment(&SegmentHeader {
                 journal: self.journal,
-                index: opens.index,
+                index,
                 seq: building.segment_seq,
-                previous: opens.previous,
-                previous_end,
                 first_group: group_seq,
+                slots: self.next_slot - 1,
                 checkpoint,
             }));
-            if let Some(segment) = self.live.iter_mut().find(|segment| segment.seq == building.segment_seq) {
-                segment.previous_end = previous_end;
-            }
         }
-        self.under_way = Some(UnderWay {
-            upto: building.upto,
-            checkpoint,
-            retires: building.opens.and_then(|opens| opens.retires),
-        });
-        self.groups += 1;
-        self.written += building.pages.as_bytes().len() as u64;
-        Group { offset: building.offset, pages: building.pages, upto: building.upto, checkpoint }
+        self.hand_out(building.offset, building.pages, building.upto, checkpoint)
     }
 
-    /// The oldest segment that recovery needs by the present cut, for a group in segment `writing`.
+    /// The checkpoint alone, for the older of the two slots.
+    fn seal_slot(&mut self) -> Group {
+        let seq = self.next_slot;
+        self.next_slot += 1;
+        // No group is open or ready: every segment of the log has its header on the disk.
+        let newest = self.live.back().map_or(self.next_segment, |newest| newest.seq);
+        let checkpoint = Checkpoint { oldest_segment: self.oldest_needed(newest), ..self.checkpoint };
+        let offset = Layout::slot(seq);
+        let mut pages = PageBuf::with_capacity(PAGE_BYTES);
+        pages.extend_from_slice(&encode_slot(&Slot {
+            journal: self.journal,
+            page: page_number(offset),
+            seq,
+            after_group: self.next_group - 1,
+            checkpoint,
+        }));
+        self.hand_out(offset, pages, self.appended, checkpoint)
+    }
+
+    fn hand_out(&mut self, offset: u64, pages: PageBuf, upto: AppendSeq, checkpoint: Checkpoint) -> Group {
+        self.under_way = Some(UnderWay { upto, checkpoint });
+        self.groups += 1;
+        self.written += pages.as_bytes().len() as u64;
+        Group { offset, pages, upto, checkpoint }
+    }
+
+    /// The oldest segment that recovery needs by the present cut: `writing`, the newest one, or an older one.
     fn oldest_needed(&self, writing: u64) -> u64 {
         let oldest = self.live.iter().find(|segment| needed(segment, self.checkpoint.destaged));
         oldest.map_or(writing, |segment| segment.seq.min(writing))
@@ -486,5 +467,3 @@ fn needed(segment: &Segment, destaged: Stamp) -> bool {
 fn page_number(bytes: u64) -> u32 {
     u32::try_from(bytes / PAGE).expect("a layout has at most 2^32 pages")
 }
-
-const _: () = assert!(SEGMENTS_START.is_multiple_of(PAGE));

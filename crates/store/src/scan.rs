@@ -3,21 +3,23 @@
 //!
 //! How the end of the log is found ([`Scanner::plan`]):
 //! 1. The segment with the greatest sequence number is the newest; its groups are read up to the first that is not
-//!    whole. The last whole one's checkpoint names the oldest segment that is needed; each segment names the one
-//!    before it.
+//!    whole. The newest checkpoint (of the last whole group, or of a slot that was written after it) names the oldest
+//!    segment that is needed; all from that one on must be there.
 //! 2. If nothing later is there, the log ends at that place: at most one group was under way, so at most one is torn.
 //! 3. If anything later is there (in the rest of the segment, or in a segment whose header does not read), what
 //!    does not read was once durable: damage.
+//! 4. Of the two slots one may be torn, or damaged, which cannot be told apart: it is ignored. But what a group or a
+//!    slot says was durable before it must be there, as far as it still matters: otherwise damage.
 
 use crate::disk::{Disk, DiskError};
 use crate::error::{Damage, StoreError};
-use crate::layout::Layout;
+use crate::layout::{Layout, SLOTS};
 use crate::page::PAGE_BYTES;
 use crate::ring::GROUP_BYTES_MAX;
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_format::journal::{
-    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Superblock, content_check, decode_group,
-    decode_segment, resembles_group,
+    Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Slot, Superblock, content_check,
+    decode_group, decode_segment, decode_slot, resembles_group,
 };
 use biplex_format::{FormatError, HEADER_BYTES, RecordHeader, decode_header};
 use std::collections::BTreeMap;
@@ -60,6 +62,17 @@ pub(crate) enum SegmentRead {
     Broken(Damage),
 }
 
+/// What a checkpoint slot says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SlotRead {
+    /// A checkpoint, of a slot write that was whole.
+    Valid(Slot),
+    /// All zeros: never written.
+    Blank,
+    /// It does not read.
+    Broken(Damage),
+}
+
 /// The log as it was found.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -71,6 +84,8 @@ pub(crate) struct Plan {
     pub next_group: u64,
     /// Sequence number of the next segment.
     pub next_segment: u64,
+    /// Number of the next slot write.
+    pub next_slot: u64,
     /// The newest checkpoint.
     pub checkpoint: Checkpoint,
     /// Where a group was cut off.
@@ -112,6 +127,38 @@ impl<'d> Scanner<'d> {
             all.push(self.segment(index, &page));
         }
         Ok(all)
+    }
+
+    /// Reads both checkpoint slots.
+    pub fn slots(&mut self) -> Result<[SlotRead; SLOTS as usize], DiskError> {
+        let mut all = [SlotRead::Blank; SLOTS as usize];
+        let mut page = vec![0; PAGE_BYTES];
+        for (index, slot) in (0..).zip(&mut all) {
+            let at = Layout::slot(index);
+            self.disk.read_at(at, &mut page)?;
+            *slot = self.slot(at, &page);
+        }
+        Ok(all)
+    }
+
+    fn slot(&self, at: u64, page: &[u8]) -> SlotRead {
+        if page.iter().all(|byte| *byte == 0) {
+            return SlotRead::Blank;
+        }
+        let misplaced = |what, expected, found| SlotRead::Broken(Damage::Misplaced { what, expected, found });
+        match decode_slot(page) {
+            Err(error) => SlotRead::Broken(Damage::Format(error)),
+            Ok(slot) if slot.journal != self.superblock.journal => {
+                misplaced("checkpoint slot's journal", self.superblock.journal, slot.journal)
+            }
+            Ok(slot) if u64::from(slot.page) * PAGE != at => {
+                misplaced("checkpoint slot's page", at / PAGE, u64::from(slot.page))
+            }
+            Ok(slot) if slot.seq == 0 || Layout::slot(slot.seq) != at => {
+                misplaced("checkpoint slot's number, even or odd,", at / PAGE % SLOTS, slot.seq)
+            }
+            Ok(slot) => SlotRead::Valid(slot),
+        }
     }
 
     fn segment(&self, index: u32, page: &[u8]) -> SegmentRead {
@@ -264,7 +311,11 @@ impl<'d> Scanner<'d> {
     }
 
     /// Finds out what of the journal is the log, and where it ends.
-    pub fn plan(&mut self, segments: &[SegmentRead]) -> Result<Plan, StoreError> {
+    pub fn plan(
+        &mut self,
+        segments: &[SegmentRead],
+        slots: &[SlotRead; SLOTS as usize],
+    ) -> Result<Plan, StoreError> {
         let by_seq = self.by_seq(segments)?;
         let mut plan = match by_seq.last_key_value() {
             None => Plan {
@@ -272,6 +323,7 @@ impl<'d> Scanner<'d> {
                 fill: self.layout.start(0),
                 next_group: 1,
                 next_segment: 1,
+                next_slot: 1,
                 checkpoint: Checkpoint::FIRST,
                 torn_at: None,
                 remnants: Vec::new(),
@@ -279,10 +331,49 @@ impl<'d> Scanner<'d> {
             Some((_, newest)) => self.newest(newest)?,
         };
         self.nothing_later(segments, &mut plan)?;
+        let newest = by_seq.last_key_value().map_or(0, |(_, newest)| newest.index);
+        self.newest_slot(slots, newest, &mut plan)?;
         if let Some((_, newest)) = by_seq.last_key_value() {
             plan.chain = self.chain(newest, &by_seq, segments, plan.checkpoint.oldest_segment)?;
         }
         Ok(plan)
+    }
+
+    /// Takes the newest slot's checkpoint if it was written after the last whole group; demands that neither lacks
+    /// what the other says was durable before it.
+    ///
+    /// A group names the newest slot write before it, `named`. Later ones may follow, one of them torn: then slot
+    /// write `named` or a later one still reads. If none does, `named` itself was damaged. That is harmless where the
+    /// other slot shows that nothing was written after it: then the group's own checkpoint is the newest.
+    fn newest_slot(
+        &self,
+        slots: &[SlotRead; SLOTS as usize],
+        newest_segment: u32,
+        plan: &mut Plan,
+    ) -> Result<(), StoreError> {
+        let valid = slots.iter().filter_map(|read| match read {
+            SlotRead::Valid(slot) => Some(*slot),
+            SlotRead::Blank | SlotRead::Broken(_) => None,
+        });
+        let newest = valid.max_by_key(|slot| slot.seq);
+        let named = plan.next_slot - 1;
+        let found = newest.map_or(0, |slot| slot.seq);
+        // The even slot is first written when the odd one is durable, so one of them reads from then on.
+        let both_lost = found == 0 && slots.first().is_some_and(|even| *even != SlotRead::Blank);
+        if both_lost || found < named.saturating_sub(1) {
+            let newest = named.max(1);
+            return Err(StoreError::SlotsLost { offset: Layout::slot(0), newest });
+        }
+        plan.next_slot = named.max(found).saturating_add(1);
+        let Some(slot) = newest else { return Ok(()) };
+        if slot.after_group >= plan.next_group {
+            let what = Damage::GroupBeforeSlot { seq: plan.next_group, slot_at: Layout::slot(slot.seq) };
+            return Err(StoreError::Damaged { segment: newest_segment, offset: plan.fill, what });
+        }
+        if slot.after_group == plan.next_group - 1 && found >= named {
+            plan.checkpoint = slot.checkpoint;
+        }
+        Ok(())
     }
 
     fn by_seq(&self, segments: &[SegmentRead]) -> Result<BTreeMap<u64, SegmentHeader>, StoreError> {
@@ -300,11 +391,11 @@ impl<'d> Scanner<'d> {
     fn newest(&mut self, newest: &SegmentHeader) -> Result<Plan, StoreError> {
         let mut at = self.layout.start(newest.index) + PAGE;
         let mut group_seq = newest.first_group;
-        let mut checkpoint = newest.checkpoint;
+        let (mut checkpoint, mut slots) = (newest.checkpoint, newest.slots);
         let broken = loop {
             match self.group(newest, at, group_seq)? {
                 GroupRead::Whole(group) => {
-                    checkpoint = group.header.checkpoint;
+                    (checkpoint, slots) = (group.header.checkpoint, group.header.slots);
                     at += u64::from(group.header.pages) * PAGE;
                     group_seq += 1;
                 }
@@ -324,6 +415,7 @@ impl<'d> Scanner<'d> {
             fill: at,
             next_group: group_seq,
             next_segment: newest.seq + 1,
+            next_slot: slots.saturating_add(1),
             checkpoint,
             torn_at: broken.map(|_| at),
             remnants: broken.map(|_| at).into_iter().collect(),
@@ -369,20 +461,16 @@ impl<'d> Scanner<'d> {
         let mut chain = vec![*newest];
         let mut last = *newest;
         while last.seq > oldest {
-            match by_seq.get(&last.previous) {
-                Some(previous) if previous.seq >= oldest && previous.seq < last.seq => {
+            match by_seq.get(&(last.seq - 1)) {
+                Some(previous) => {
                     chain.push(*previous);
                     last = *previous;
                 }
-                Some(_) | None => {
+                None => {
                     let broken = |read: &SegmentRead| matches!(read, SegmentRead::Broken(_));
                     let index = segments.iter().position(broken).unwrap_or(0);
                     let index = u32::try_from(index).unwrap_or(0);
-                    return Err(self.damaged(
-                        index,
-                        0,
-                        Damage::SegmentMissing { seq: last.previous.max(oldest) },
-                    ));
+                    return Err(self.damaged(index, 0, Damage::SegmentMissing { seq: last.seq - 1 }));
                 }
             }
         }
@@ -420,7 +508,7 @@ impl<'d> Scanner<'d> {
 
     /// Reads the log of `plan` from its start, group by group; anything not whole is damage.
     pub fn walk(&mut self, plan: &Plan, each: &mut EachGroup<'_>) -> Result<(), StoreError> {
-        let ends = plan.chain.iter().skip(1).map(|next| next.previous_end).chain([plan.next_group]);
+        let ends = plan.chain.iter().skip(1).map(|next| next.first_group).chain([plan.next_group]);
         for (segment, end) in plan.chain.iter().zip(ends) {
             let mut at = self.layout.start(segment.index) + PAGE;
             for group_seq in segment.first_group..end {

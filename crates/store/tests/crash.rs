@@ -5,9 +5,9 @@ mod fault_disk;
 
 use biplex_engine::{AppendSeq, Body, Entry, Extent, JournalPos, Lba, SiteId, Stamp};
 use biplex_format::body_crc;
-use biplex_store::{Checkpoint, Disk, Group, Journal, create_with, recover};
+use biplex_store::{Checkpoint, Disk, Group, Journal, Layout, create_with, recover};
 use bytes::Bytes;
-use fault_disk::{FaultDisk, PAIR, Random, entry, identity, small};
+use fault_disk::{FaultDisk, PAIR, Random, SEGMENTS_START, entry, identity, small};
 use std::collections::VecDeque;
 
 /// A journal's user, with the memory of an elephant.
@@ -25,10 +25,15 @@ struct World {
     pins: Vec<(JournalPos, Entry)>,
     crashes: u64,
     torn: u64,
+    /// Slot writes that crashes interrupted, and how many of those were lost.
+    slots_interrupted: u64,
+    slots_lost: u64,
     full: u64,
     laps: u64,
     /// All entries of one size and the same bytes: then stale records fit where torn ones are missing.
     uniform: bool,
+    /// Cuts stand still, as when the line is down: the ring fills.
+    still: bool,
 }
 
 impl World {
@@ -51,9 +56,12 @@ impl World {
             pins: Vec::new(),
             crashes: 0,
             torn: 0,
+            slots_interrupted: 0,
+            slots_lost: 0,
             full: 0,
             laps: 0,
             uniform: seed.is_multiple_of(3),
+            still: seed.is_multiple_of(4),
         }
     }
 
@@ -142,6 +150,21 @@ impl World {
         self.journal.request_group();
     }
 
+    /// A checkpoint when there is nothing to append: it goes to a slot, and stays under way.
+    fn checkpoint_alone(&mut self) {
+        while !self.pending.is_empty() {
+            self.write();
+            self.finish();
+        }
+        self.finish();
+        let used = self.journal.used_bytes();
+        let percent = [0, 0, 50, 100][self.random.below(4) as usize];
+        self.destage(if self.still { 0 } else { percent });
+        self.write();
+        let group = self.under_way.as_ref().expect("a checkpoint was asked for");
+        assert!(is_slot(group) && self.journal.used_bytes() == used, "it took room in the ring");
+    }
+
     fn pin(&mut self) {
         if self.durable.is_empty() {
             return;
@@ -176,7 +199,21 @@ impl World {
         let (journal, found, checkpoint, torn_at) = self.recover();
         if torn_at.is_some() {
             self.torn += 1;
-            assert!(under_way.is_some(), "only what was under way can be torn");
+            let group = under_way.as_ref();
+            assert!(
+                group.is_some_and(|group| !is_slot(group)),
+                "only a group that was under way can be torn"
+            );
+        }
+        let written = under_way.as_ref().is_some_and(|group| group.checkpoint == checkpoint);
+        assert!(
+            checkpoint == self.checkpoint_durable || written,
+            "the checkpoint went back: {checkpoint:?}, durable was {:?}",
+            self.checkpoint_durable
+        );
+        if under_way.as_ref().is_some_and(is_slot) {
+            self.slots_interrupted += 1;
+            self.slots_lost += u64::from(!written);
         }
         // Which durable prefix is it?
         let mut expected = self.durable.clone();
@@ -244,11 +281,16 @@ impl World {
     fn step(&mut self) {
         match self.random.below(100) {
             0..40 => self.append(),
-            40..60 => self.write(),
-            60..78 => self.finish(),
+            40..58 => self.write(),
+            58..72 => self.finish(),
+            72..78 => {
+                for _ in 0..1 + self.random.below(3) {
+                    self.checkpoint_alone();
+                }
+            }
             78..84 => {
                 let percent = [0, 50, 90, 100][self.random.below(4) as usize];
-                self.destage(percent);
+                self.destage(if self.still { 0 } else { percent });
             }
             84..90 => {
                 self.laps += 1;
@@ -267,21 +309,33 @@ impl World {
     }
 }
 
+/// Whether it goes to a checkpoint slot.
+fn is_slot(group: &Group) -> bool {
+    group.offset < SEGMENTS_START
+}
+
 #[test]
 fn recovered_entries_are_exactly_the_durable_prefix() {
-    let (mut crashes, mut torn, mut full) = (0, 0, 0);
+    let (mut crashes, mut torn, mut full, mut interrupted, mut lost) = (0, 0, 0, 0, 0);
     for seed in 1..=150 {
         let outcome = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             for _ in 0..400 {
                 world.step();
             }
-            (world.crashes, world.torn, world.full)
+            (world.crashes, world.torn, world.full, world.slots_interrupted, world.slots_lost)
         });
-        let (c, t, f) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
+        let (c, t, f, i, l) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         (crashes, torn, full) = (crashes + c, torn + t, full + f);
+        (interrupted, lost) = (interrupted + i, lost + l);
     }
-    println!("{crashes} crashes, {torn} torn groups, {full} refusals");
+    println!(
+        "{crashes} crashes, {torn} torn groups, {full} refusals, {interrupted} slot writes, {lost} lost"
+    );
+    assert!(
+        interrupted > 100 && lost > 30 && interrupted - lost > 30,
+        "{interrupted} slot writes, {lost} lost"
+    );
     assert!(crashes > 1000 && torn > 100 && full > 100, "{crashes} crashes, {torn} torn, {full} full");
 }
 
@@ -317,6 +371,44 @@ fn checkpoints_find_room_for_ever_while_the_journal_is_full() {
     world.full = 0;
     world.append();
     assert_eq!(world.full, 0, "everything was destaged, yet it is full");
+}
+
+/// The journal's promise to the flow control: whatever else is written, entries find room by their own footprints.
+#[test]
+fn checkpoints_without_end_take_no_room_from_a_trickle_of_entries() {
+    let layout = Layout::for_bytes(64 << 20).expect("the smallest journal for a site");
+    for seed in 1..=3 {
+        let mut disk = FaultDisk::new(layout.bytes());
+        create_with(&mut disk, layout, &identity(), &mut |_, _| ()).expect("a journal");
+        let (mut journal, _) = recover(&mut disk, None, &mut |_, _| ()).expect("an empty journal");
+        drop(disk);
+        let mut random = Random(seed);
+        let (mut held, mut time) = (0, 0);
+        loop {
+            time += 1;
+            let large = seed > 1 && random.chance(3);
+            let blocks = if large { 8192 - random.below(40) } else { 1 + random.below(16) };
+            let stamp = Stamp { time, site: SiteId::A };
+            let mut entry = entry(&mut random, stamp, time, 1);
+            entry.extent = Extent::new(Lba(0), blocks).expect("not empty");
+            entry.body = Body::Data(Bytes::from(vec![0x77; 512 * blocks as usize]));
+            entry.body_crc = body_crc(&entry.body);
+            held += Journal::footprint(&entry);
+            if held > journal.usable_bytes() {
+                break;
+            }
+            let appended = journal.append(&entry);
+            assert!(appended.is_ok(), "full at {held} of {} bytes, seed {seed}", journal.usable_bytes());
+            for _ in 0..=random.below(20) {
+                let room = journal.used_bytes();
+                journal.request_group();
+                assert!(journal.next_group().is_some(), "a checkpoint finds room");
+                journal.group_done();
+                assert!(journal.used_bytes() == room);
+            }
+        }
+        assert!(time > 10, "{time} entries");
+    }
 }
 
 #[test]

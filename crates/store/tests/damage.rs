@@ -6,7 +6,7 @@ mod fault_disk;
 use biplex_engine::{AppendSeq, Entry, SiteId, Stamp};
 use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, encode_superblock};
 use biplex_store::{Checkpoint, Disk, ExplainOptions, Layout, StoreError, create_with, explain, recover};
-use fault_disk::{FaultDisk, PAIR, Random, SECTOR, entry, identity, small};
+use fault_disk::{FaultDisk, PAIR, Random, SECTOR, SEGMENTS_START, entry, identity, small};
 
 struct Built {
     image: Vec<u8>,
@@ -120,7 +120,7 @@ fn any_flipped_bit_of_a_live_group_is_an_error_or_a_torn_tail() {
                 }
                 Err(StoreError::Damaged { segment, offset, .. }) => {
                     assert!(!built.last_range.contains(&at), "{what} could be a torn tail");
-                    let start = 2 * SUPERBLOCK_BYTES + segment as usize * small().segment_bytes as usize;
+                    let start = SEGMENTS_START as usize + segment as usize * small().segment_bytes as usize;
                     assert!((start..=at).contains(&(offset as usize)), "{what}: told at {offset}");
                     errors += 1;
                 }
@@ -183,7 +183,7 @@ fn an_older_copy_of_a_segment_is_damage() {
     create_with(&mut older, layout, &identity(), &mut |_, _| ()).expect("a journal");
     let mut errors = 0;
     for index in 0..layout.segments as usize {
-        let start = 2 * SUPERBLOCK_BYTES + index * layout.segment_bytes as usize;
+        let start = SEGMENTS_START as usize + index * layout.segment_bytes as usize;
         let range = start..start + layout.segment_bytes as usize;
         let live = built.live.iter().any(|live| range.contains(&live.start));
         let newest = range.contains(&built.last_range.start);
@@ -237,12 +237,101 @@ fn another_sites_or_pairs_journal_is_refused() {
 }
 
 #[test]
-fn layouts_hold_the_largest_record_and_the_reserve() {
+fn layouts_hold_the_largest_record_and_leave_nothing_over() {
     assert!(matches!(Layout::for_bytes(32 << 20), Err(StoreError::TooSmall { .. })));
-    for (bytes, segment) in [(64u64 << 20, 8u64 << 20), (1 << 30, 32 << 20), (1 << 40, 64 << 20)] {
+    for (bytes, segments, usable) in
+        [(64u64 << 20, 7, 24u64 << 20), (256 << 20, 15, 160 << 20), (1 << 30, 15, 800 << 20)]
+    {
         let layout = Layout::for_bytes(bytes).expect("large enough");
-        assert_eq!(layout.segment_bytes, segment);
-        assert!(layout.bytes() <= bytes && layout.bytes() + segment > bytes && layout.segments >= 4);
+        assert_eq!(layout.segments, segments);
+        assert!(
+            layout.segment_bytes >= 8 << 20 && layout.usable_bytes() > usable,
+            "{}",
+            layout.usable_bytes()
+        );
+        assert!(layout.bytes() <= bytes && layout.bytes() + u64::from(segments) * 4096 > bytes);
+    }
+}
+
+/// A journal with a group, two checkpoints alone, and on request one more group; with the place of the last of them.
+fn with_slots(group_last: bool) -> (Vec<u8>, Checkpoint, u64) {
+    let mut disk = FaultDisk::new(small().bytes());
+    create_with(&mut disk, small(), &identity(), &mut |_, _| ()).expect("a journal");
+    let (mut journal, _) = recover(&mut disk, None, &mut |_, _| ()).expect("an empty journal");
+    let mut newest = (Checkpoint::FIRST, 0);
+    for round in 0..3 + u64::from(group_last) {
+        if round % 3 == 0 {
+            let stamp = Stamp { time: 10 + round, site: SiteId::A };
+            journal.append(&entry(&mut Random(round + 1), stamp, round, 4)).expect("room");
+        }
+        journal.set_checkpoint(Checkpoint { clock_ceiling: 100 + round, run: 1, ..Checkpoint::FIRST });
+        journal.request_group();
+        let next = journal.next_group().expect("asked for");
+        disk.write_at(next.offset, next.pages.as_bytes()).expect("in memory");
+        disk.sync().expect("in memory");
+        newest = (journal.group_done().1, next.offset);
+    }
+    (disk.medium, newest.0, newest.1)
+}
+
+/// What recovery says of an image, as far as these tests ask: the clock ceiling.
+fn ceiling(image: &[u8]) -> Result<u64, StoreError> {
+    let mut disk = FaultDisk::of(image.to_vec());
+    let explained =
+        explain(&mut disk, ExplainOptions::default(), &mut |_| ()).expect("superblocks are whole");
+    let opened = recover(&mut disk, None, &mut |_, _| ()).map(|(_, recovered)| recovered.checkpoint);
+    assert_eq!(explained.damage.as_ref(), opened.as_ref().err());
+    opened.map(|checkpoint| checkpoint.clock_ceiling)
+}
+
+#[test]
+fn one_unreadable_slot_is_a_torn_write_and_two_are_damage() {
+    let (odd, even) = (2 * SUPERBLOCK_BYTES + 4096, 2 * SUPERBLOCK_BYTES);
+    let flipped = |image: &[u8], places: &[usize]| {
+        let mut image = image.to_vec();
+        for place in places {
+            image[*place + 40] ^= 1;
+        }
+        ceiling(&image)
+    };
+    // Group 1, slot writes 1 (odd) and 2 (even).
+    let (image, newest, place) = with_slots(false);
+    assert_eq!((newest.clock_ceiling, place), (102, even as u64));
+    assert_eq!(flipped(&image, &[]), Ok(102));
+    assert_eq!(flipped(&image, &[odd]), Ok(102));
+    assert_eq!(flipped(&image, &[even]), Ok(101), "as if torn");
+    let lost = |newest| Err(StoreError::SlotsLost { offset: even as u64, newest });
+    assert_eq!(flipped(&image, &[odd, even]), lost(1));
+    // Group 2 after them knows of slot write 2, and is newer.
+    let (image, newest, group) = with_slots(true);
+    assert_eq!(newest.clock_ceiling, 103);
+    for places in [&[][..], &[odd], &[even]] {
+        assert_eq!(flipped(&image, places), Ok(103));
+    }
+    assert_eq!(flipped(&image, &[odd, even]), lost(2));
+    let mut blank = image.clone();
+    blank[even..even + 8192].fill(0);
+    assert_eq!(ceiling(&blank), lost(2), "a group knows that there were slot writes");
+    // Without group 2 the slot is the newest again; with a torn one too.
+    assert_eq!(flipped(&image, &[group as usize]), Ok(102));
+}
+
+#[test]
+fn a_group_that_a_slot_knows_of_may_not_be_missing() {
+    let (image, _, _) = with_slots(false);
+    for blank in [false, true] {
+        let mut image = image.clone();
+        let group = SEGMENTS_START as usize + 4096;
+        if blank {
+            image[group..group + 4096].fill(0);
+        } else {
+            image[group + 200] ^= 1;
+        }
+        let refused = ceiling(&image);
+        assert!(
+            matches!(&refused, Err(StoreError::Damaged { segment: 0, offset, .. }) if *offset == group as u64),
+            "{refused:?}"
+        );
     }
 }
 
@@ -254,9 +343,17 @@ fn explain_says_it_in_lines() {
     let explained =
         explain(&mut FaultDisk::of(built.image), options, &mut |line| lines.push(line)).expect("sound");
     assert_eq!(explained.entries, built.entries.len() as u64);
-    for start in
-        ["journal ", "size ", "volume ", "log ", "stamps ", "checkpoint ", "tail ", "state      sound"]
-    {
+    for start in [
+        "journal ",
+        "size ",
+        "volume ",
+        "log ",
+        "stamps ",
+        "checkpoint ",
+        "tail ",
+        "state      sound",
+        "slot  ",
+    ] {
         assert!(lines.iter().any(|line| line.starts_with(start)), "no line starts with {start:?}");
     }
     let records = lines.iter().filter(|line| line.starts_with("record ")).count();

@@ -6,7 +6,7 @@ use biplex_engine::message::{
 };
 use biplex_engine::{Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
 use biplex_format::body_crc;
-use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Superblock};
+use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Slot, Superblock};
 use bytes::Bytes;
 
 pub const PAIR: u64 = 0x1122_3344_5566_7788;
@@ -130,11 +130,14 @@ pub fn segment() -> SegmentHeader {
         journal: 0xaaaa_bbbb_cccc_dddd,
         index: 3,
         seq: 14,
-        previous: 12,
-        previous_end: 900,
         first_group: 950,
+        slots: 41,
         checkpoint: checkpoint(),
     }
+}
+
+pub fn slot() -> Slot {
+    Slot { journal: 0xaaaa_bbbb_cccc_dddd, page: 16, seq: 42, after_group: 951, checkpoint: checkpoint() }
 }
 
 pub fn group() -> GroupHeader {
@@ -146,6 +149,7 @@ pub fn group() -> GroupHeader {
         content_check: 0x1357_9bdf,
         segment_seq: 14,
         group_seq: 951,
+        slots: 41,
         checkpoint: checkpoint(),
     }
 }

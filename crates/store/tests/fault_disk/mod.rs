@@ -127,9 +127,13 @@ pub fn identity() -> Identity {
     }
 }
 
+/// Where the segments start: behind two superblocks and two checkpoint slots.
+pub const SEGMENTS_START: u64 = (64 + 8) << 10;
+
 /// Six small segments: a ring that goes round often.
 pub fn small() -> Layout {
-    Layout::with_segments((64 << 10) + 6 * (48 << 10), 48 << 10).expect("a layout that holds small records")
+    Layout::with_segments(SEGMENTS_START + 6 * (48 << 10), 48 << 10)
+        .expect("a layout that holds small records")
 }
 
 pub fn entry(random: &mut Random, stamp: Stamp, seq: u64, blocks_max: u64) -> Entry {
