@@ -1,6 +1,7 @@
 //! Answers for the command line: what can be said, what it does, how it ends.
 
 use crate::admin::{self, Question, ROWS_MAX};
+use crate::calm::CalmFormat;
 use crate::config::{Config, Refused, summary};
 use crate::core_loop::Ending;
 use crate::disks::file_disk::FileDisk;
@@ -198,8 +199,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 fn run_serve(file: &Path) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(ansi).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_ansi(ansi).event_format(CalmFormat::default());
+    log.with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::load(file)?;
     match serve::serve(&config)? {
         Ending::Drained => {

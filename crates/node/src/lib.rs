@@ -4,6 +4,7 @@
 //! serve the stores ([`disks`]); one listens to the operator ([`admin`]). All they exchange are letters ([`mailbox`]).
 
 pub mod admin;
+pub mod calm;
 pub mod cli;
 pub mod config;
 pub mod core_loop;

@@ -1,5 +1,6 @@
 //! Answers for how a site's status, hold table and state map look to people.
 
+use crate::calm::shape;
 use crate::config::quantity::{show_size, show_time};
 use biplex_site::{ConflictRow, MapRun, Status, TableRow};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -118,10 +119,25 @@ pub fn status(status: &Status) -> String {
         }
         writeln!(text, "\n{hosts}").expect("a String takes all that is written to it");
     }
-    for alarm in &status.alarms {
-        writeln!(text, "ALARM {alarm}").expect("a String takes all that is written to it");
+    for (alarm, count) in newest_of_each_shape(&status.alarms) {
+        let often = if count > 1 { format!(" ({count} like this)") } else { String::new() };
+        writeln!(text, "ALARM {alarm}{often}").expect("a String takes all that is written to it");
     }
     text
+}
+
+/// Alarms that differ only in numbers stand together, as the newest of them: a store that is full for a night must not
+/// hide what else is wrong.
+fn newest_of_each_shape(alarms: &[String]) -> Vec<(&str, usize)> {
+    let mut rows: Vec<(String, &str, usize)> = Vec::new();
+    for alarm in alarms {
+        let shape = shape(alarm);
+        match rows.iter_mut().find(|(known, _, _)| *known == shape) {
+            Some(row) => (row.1, row.2) = (alarm, row.2 + 1),
+            None => rows.push((shape, alarm, 1)),
+        }
+    }
+    rows.into_iter().map(|(_, newest, count)| (newest, count)).collect()
 }
 
 /// The hold table with the seven columns of E1.3, and the volume.
@@ -174,4 +190,17 @@ pub fn conflicts(rows: &[ConflictRow]) -> String {
         ]);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_alarm_that_repeats_does_not_hide_the_others() {
+        let mut alarms: Vec<String> = (0..60).map(|n| format!("vol0: no space at byte {n}")).collect();
+        alarms.insert(30, "digests differ".to_owned());
+        let rows = newest_of_each_shape(&alarms);
+        assert_eq!(rows, [("vol0: no space at byte 59", 60), ("digests differ", 1)]);
+    }
 }
