@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -133,6 +134,7 @@ fn serve(listener: &UnixListener, sender: &Sender) {
         if clients.fetch_add(1, Ordering::SeqCst) >= CLIENTS_MAX {
             clients.fetch_sub(1, Ordering::SeqCst);
             tracing::warn!("admin: a client was refused: {CLIENTS_MAX} are connected");
+            turn_away(stream);
             continue;
         }
         let (sender, counter) = (sender.clone(), clients.clone());
@@ -146,6 +148,20 @@ fn serve(listener: &UnixListener, sender: &Sender) {
             clients.fetch_sub(1, Ordering::SeqCst);
             tracing::warn!("admin: no thread for a client: {error}");
         }
+    }
+}
+
+/// Says why to a client that is one too many.
+fn turn_away(mut stream: UnixStream) {
+    let why =
+        Answer::Error(format!("{CLIENTS_MAX} clients are connected already; try again in {PATIENCE:?}"));
+    let told = stream
+        .set_nonblocking(true)
+        .and_then(|()| stream.write_all(format!("{}\n", serde_json::json!(why)).as_bytes()))
+        // Only our side: a request that is still on its way must not make the client miss the answer.
+        .and_then(|()| stream.shutdown(Shutdown::Write));
+    if let Err(error) = told {
+        tracing::debug!("admin: {error}");
     }
 }
 
@@ -188,10 +204,14 @@ pub fn ask(socket: &Path, question: &Question) -> anyhow::Result<serde_json::Val
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut request = serde_json::to_vec(question)?;
     request.push(b'\n');
-    stream.write_all(&request)?;
+    // Who is turned away may find that out here already; why is what it can still read. The error itself would be
+    // taken for that of a closed standard output.
+    let sent = stream.write_all(&request);
     let mut line = String::new();
-    if BufReader::new(&stream).read_line(&mut line)? == 0 {
-        bail!("the daemon at {shown} closed the connection without an answer");
+    match BufReader::new(&stream).read_line(&mut line) {
+        Ok(0) => bail!("the daemon at {shown} closed the connection without an answer"),
+        Err(error) => bail!("no answer from the daemon at {shown}: {}", sent.err().unwrap_or(error)),
+        Ok(_) => {}
     }
     match serde_json::from_str(&line)
         .with_context(|| format!("the daemon at {shown} answered something else"))?
@@ -255,6 +275,22 @@ mod tests {
         drop(UnixListener::bind(&path).expect("bound"));
         assert!(path.exists());
         AdminSocket::listen(&path, sender).expect("listens");
+    }
+
+    #[test]
+    fn a_client_too_many_is_told_so_and_never_taken_for_a_closed_output() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin.sock");
+        let (sender, _letters) = mailbox(Arc::new(|| ()));
+        let _socket = AdminSocket::listen(&path, sender).expect("listens");
+        let silent: Vec<_> =
+            (0..CLIENTS_MAX).map(|_| UnixStream::connect(&path).expect("connects")).collect();
+        for _ in 0..50 {
+            let refused = ask(&path, &Question::Status).expect_err("one too many");
+            assert!(refused.to_string().contains("try again"), "{refused:#}");
+            assert!(refused.downcast_ref::<std::io::Error>().is_none());
+        }
+        drop(silent);
     }
 
     #[test]
