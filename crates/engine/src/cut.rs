@@ -122,15 +122,19 @@ fn entry_hash(stamp: Stamp, held: &Held) -> u64 {
 impl Engine {
     /// Takes a cut if one is due and complete.
     pub(crate) fn try_cut(&mut self, now: Now) {
-        if self.cuts.under_way.is_some()
-            || self.session.resume_from.is_some()
-            || now.mono < self.cuts.retry_at
-        {
+        if self.cuts.under_way.is_some() || now.mono < self.cuts.retry_at {
             return;
         }
         let (hold, every) = (self.config.hold_time, self.config.hold_every);
         let Some(mut limit) = now.wall.checked_sub(hold) else { return };
         limit = limit.min(self.clock.promise(now));
+        if let Some(stamp) = self.session.resume_from {
+            // Beyond this, own entries may be lost and not back yet. Only where they find no room is that far cut.
+            if !self.inbound.deaf() {
+                return;
+            }
+            limit = limit.min(stamp.time);
+        }
         if !planted(Mutant::DestageBeforePromise) {
             limit = limit.min(self.outbound.peer_promise.time);
         }
@@ -221,6 +225,7 @@ impl Engine {
                 if let HeldBody::Data(Some(bytes)) = &held.body {
                     self.hold_bytes -= bytes.len() as u64;
                 }
+                self.held_charges[origin.index()] -= held.charge();
                 if let Some(volume) = self.volumes.get_mut(&held.volume) {
                     volume.table.retire(stamp, held.extent);
                 }

@@ -310,6 +310,10 @@ pub struct Engine {
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     /// Entries of each origin that are not retired, by stamp.
     pub(crate) entries: [BTreeMap<Stamp, Held>; 2],
+    /// Worst-case journal bytes of the entries of each origin.
+    pub(crate) held_charges: [u64; 2],
+    /// Worst-case bytes of entries for which the journal surely has room now.
+    pub(crate) journal_room: u64,
     /// Payload bytes in memory.
     pub(crate) hold_bytes: u64,
     /// Entries whose payload may be dropped from memory, oldest append first.
@@ -362,6 +366,8 @@ impl Engine {
             seq_next: u64::from(run) << 40,
             volumes,
             entries: [BTreeMap::new(), BTreeMap::new()],
+            held_charges: [0; 2],
+            journal_room: u64::MAX,
             hold_bytes: 0,
             evictable: VecDeque::new(),
             append_next: AppendSeq(1),
@@ -489,8 +495,14 @@ impl Engine {
         self.session_deadline().min(self.waiting_deadline()).min(ceiling).min(cut)
     }
 
+    /// How many bytes of entries surely find room in the journal, once all appends ordered so far are in it.
+    pub fn set_journal_room(&mut self, bytes: u64) {
+        self.journal_room = bytes;
+    }
+
     /// To be called after a batch of events was handled: sends the ack that the batch earned.
     pub fn handle_batch_end(&mut self, now: Now) {
+        self.listen_again();
         if self.session.ack_owed && self.session.accepted() {
             self.session.ack_owed = false;
             let ack = self.ack(now);
@@ -563,6 +575,7 @@ impl Engine {
             append,
             pos,
         };
+        self.held_charges[entry.stamp.site.index()] += held.charge();
         self.entries[entry.stamp.site.index()].insert(entry.stamp, held);
         let Some(volume) = self.volumes.get_mut(&entry.volume) else {
             return;
@@ -598,6 +611,7 @@ impl Engine {
             Body::Unmap => HeldBody::Unmap,
         };
         self.hold(&entry, body, append, None);
+        self.journal_room = self.journal_room.saturating_sub(charge(entry.body.stored_bytes() as u64));
         self.volatile[entry.stamp.site.index()].push_back((append, entry.stamp));
         self.order(Action::Append(entry));
         append

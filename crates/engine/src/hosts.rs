@@ -214,7 +214,10 @@ impl Engine {
             return Some(Closed::NotServing);
         }
         let needed: u64 = write.parts.iter().map(|part| charge(part.body.stored_bytes() as u64)).sum();
-        if !self.outbound.room(needed, self.own_limit()) || self.hold_bytes > self.config.hold_memory {
+        // The journal must have the room now, and leave what the peer may still send within its limit.
+        let peers = self.own_limit().saturating_sub(self.held_charges[self.config.site.peer().index()]);
+        let here = needed.saturating_add(peers) <= self.journal_room;
+        if !self.outbound.room(needed, self.own_limit(), here) || self.hold_bytes > self.config.hold_memory {
             return Some(Closed::Full);
         }
         // Every part must get a stamp below the durable ceiling.

@@ -8,7 +8,7 @@
 //! nothing, cuts nothing, and serves no sync volume. Clocks' readings never decide safety here, only their rates.
 
 use crate::engine::{Action, Checkpoint, Engine, Severity};
-use crate::message::{Hello, Message, PROTOCOL_VERSION, Ping, Pong, Refusal};
+use crate::message::{Ack, Hello, Message, PROTOCOL_VERSION, Ping, Pong, Refusal};
 use crate::units::*;
 
 /// Heartbeats are at most this far apart, nanoseconds.
@@ -100,6 +100,17 @@ impl Session {
         self.line == Line::Accepted
     }
 
+    /// Whether the journal says that this site has back whatever it had lost of its own.
+    pub(crate) fn resumed_for_good(&self) -> bool {
+        self.resume_from.is_none() && self.resume_from_durable.is_none()
+    }
+
+    /// Something that the peer sent was not taken in: in this session the two are not in step any more.
+    pub(crate) fn fall_behind(&mut self) {
+        self.in_step_here = false;
+        self.resume_end = None;
+    }
+
     /// Whether this site has, durable, all that the peer owed it.
     pub(crate) fn in_step_here(&self) -> bool {
         self.in_step_here
@@ -108,6 +119,22 @@ impl Session {
     /// Whether both have.
     pub(crate) fn in_step(&self) -> bool {
         self.in_step_here && self.peer_in_step
+    }
+}
+
+/// Whether every time in it is one that a clock could show; the rest of a message is judged where it is used.
+fn believable(message: &Message) -> bool {
+    let ack = |ack: &Ack| [ack.durable, ack.promise, ack.destaged].iter().all(|s| s.time <= Stamp::TIME_MAX);
+    match message {
+        Message::Hello(hello) => {
+            hello.clock.max(hello.destaged.time) <= Stamp::TIME_MAX
+                && hello.have.iter().all(|stamp| stamp.time <= Stamp::TIME_MAX)
+        }
+        Message::Entry(entry) => (1..=Stamp::TIME_MAX).contains(&entry.stamp.time),
+        Message::Ack(told) => ack(told),
+        Message::Ping(ping) => ack(&ping.ack),
+        Message::Digest(digest) => digest.from.time.max(digest.to.time) <= Stamp::TIME_MAX,
+        Message::Refuse(_) | Message::ResumeEnd | Message::Pong(_) | Message::Host { .. } => true,
     }
 }
 
@@ -167,6 +194,9 @@ impl Engine {
 
     /// A message came on the present link.
     pub fn handle_message(&mut self, now: Now, message: Message) {
+        if self.session.line != Line::Down && !believable(&message) {
+            return self.violation("a stamp of time 0 or beyond the year 2262".into());
+        }
         match (self.session.line, message) {
             (Line::Down, _) => {}
             (_, Message::Refuse(Refusal { why })) => {
@@ -177,6 +207,8 @@ impl Engine {
             (Line::Greeting, _) => self.violation("something else came before the hello".into()),
             (Line::Accepted, Message::Hello(_)) => self.violation("a second hello".into()),
             (Line::Accepted, Message::Entry(entry)) => self.handle_entry(now, entry),
+            // What was owed did not all find room: it is not the end for this site.
+            (Line::Accepted, Message::ResumeEnd) if self.inbound.deaf() => {}
             (Line::Accepted, Message::ResumeEnd) => {
                 self.session.resume_end = Some(AppendSeq(self.append_next.0 - 1));
                 self.resume_progress(now);

@@ -32,11 +32,13 @@ pub(crate) struct Inbound {
     pub durable: Stamp,
     /// Stream position of the last entry of the peer's origin in this session.
     last_seq: Option<u64>,
+    /// The first entry that found no room in the journal: from it on nothing of this session is taken in.
+    turned_away: Option<(Stamp, u64)>,
 }
 
 impl Inbound {
     pub(crate) fn new(destaged: Stamp) -> Inbound {
-        Inbound { received: destaged, durable: destaged, last_seq: None }
+        Inbound { received: destaged, durable: destaged, last_seq: None, turned_away: None }
     }
 
     pub(crate) fn recovered(&mut self, newest: Option<Stamp>) {
@@ -46,6 +48,12 @@ impl Inbound {
 
     pub(crate) fn new_session(&mut self) {
         self.last_seq = None;
+        self.turned_away = None;
+    }
+
+    /// Whether entries are turned away until there is room; acks and heartbeats are heard all the same.
+    pub(crate) fn deaf(&self) -> bool {
+        self.turned_away.is_some()
     }
 }
 
@@ -144,8 +152,8 @@ impl Outbound {
         }
     }
 
-    pub(crate) fn room(&mut self, bytes: u64, limit: u64) -> bool {
-        let room = self.charged + bytes <= limit;
+    pub(crate) fn room(&mut self, bytes: u64, limit: u64, here: bool) -> bool {
+        let room = here && self.charged + bytes <= limit;
         self.full_since_room = !room;
         room
     }
@@ -196,7 +204,8 @@ impl Engine {
 
     /// Nothing sent from now on is stamped at or before this, and all own entries up to it are durable here and sent.
     fn promise(&mut self, now: Now) -> Stamp {
-        if self.session.resume_from.is_some() || !self.session.in_step_here() {
+        // A site that is deaf still promises, else two deaf sites would never cut, and never find room again.
+        if !self.session.resumed_for_good() || !(self.session.in_step_here() || self.inbound.deaf()) {
             return Stamp::ZERO;
         }
         let own = self.config.site.index();
@@ -347,18 +356,24 @@ impl Engine {
                 .violation(format!("entry {} for {} does not fit any volume", entry.stamp, entry.extent));
         }
         self.clock.observe(entry.stamp.time);
+        let new = entry.stamp > self.cuts.destaged && !self.knows(entry.stamp);
+        let room = charge(entry.body.stored_bytes() as u64);
+        if self.inbound.deaf() || (new && room > self.journal_room) {
+            return self.turn_away(entry.stamp, room);
+        }
         let mut entry = entry;
         if entry.stamp.site == own {
-            if self.session.resume_from.is_none() && entry.stamp > self.outbound.issued {
+            if self.session.resume_from.is_none() && new {
                 return self
-                    .violation(format!("the peer returned {}, which this site never issued", entry.stamp));
+                    .violation(format!("the peer returned {}, which this site never lost", entry.stamp));
             }
             // `resume_from` stays where it is until all that was lost is back and durable: a checkpoint may become
             // durable before the entries that came back just now.
             self.outbound.issued = self.outbound.issued.max(entry.stamp);
         } else {
             if let Some(last) = self.inbound.last_seq {
-                let follows = entry.seq == last + 1 || (entry.seq >> 40 > last >> 40 && entry.seq << 24 == 0);
+                let follows = Some(entry.seq) == last.checked_add(1)
+                    || (entry.seq >> 40 > last >> 40 && entry.seq << 24 == 0);
                 if !follows {
                     let text = format!("gap in the stream: {:x} after {:x}", entry.seq, last);
                     return self.violation(text);
@@ -367,7 +382,7 @@ impl Engine {
             self.inbound.last_seq = Some(entry.seq);
             self.inbound.received = self.inbound.received.max(entry.stamp);
         }
-        if entry.stamp <= self.cuts.destaged || self.knows(entry.stamp) {
+        if !new {
             if !planted(Mutant::ApplyResendTwice) {
                 return; // a resend
             }
@@ -380,12 +395,42 @@ impl Engine {
         self.append(entry);
     }
 
+    /// The journal has no room for an entry of the peer. The limits on both sides make that rare: one site restarted
+    /// while the other could not destage, or the journal is full of what lies behind a segment still in use.
+    fn turn_away(&mut self, stamp: Stamp, room: u64) {
+        if self.inbound.deaf() {
+            return;
+        }
+        self.inbound.turned_away = Some((stamp, room));
+        self.session.fall_behind();
+        self.session.ack_owed = true;
+        let text =
+            "the journal has no room for the peer's writes: sync volumes wait until destaging has made some";
+        self.notice(Severity::Alarm, text.into());
+    }
+
+    /// There is room for what was turned away: the link is opened anew, and the stream resumes from there.
+    pub(crate) fn listen_again(&mut self) {
+        if let Some((_, room)) = self.inbound.turned_away
+            && room <= self.journal_room
+            && self.session.accepted()
+        {
+            let why = "the journal has room again for the peer's writes".to_string();
+            self.order(Action::CloseLink { why });
+        }
+    }
+
     /// The peer told how far it has come.
     pub(crate) fn handle_ack(&mut self, now: Now, ack: Ack) {
         self.clock.observe(ack.promise.time);
         let out = &mut self.outbound;
         out.acked = out.acked.max(ack.durable);
-        out.peer_promise = out.peer_promise.max(ack.promise);
+        // What was turned away is not here: the promise holds for us only up to it.
+        let promise = match self.inbound.turned_away {
+            Some((stamp, _)) => ack.promise.min(Stamp::last_of(stamp.time - 1)),
+            None => ack.promise,
+        };
+        out.peer_promise = out.peer_promise.max(promise);
         out.peer_destaged = out.peer_destaged.max(ack.destaged);
         while out.in_flight.front().is_some_and(|(stamp, _)| *stamp <= out.acked) {
             if let Some((_, bytes)) = out.in_flight.pop_front() {

@@ -66,6 +66,9 @@ impl Stamp {
     /// Before every stamp that is ever issued.
     pub const ZERO: Stamp = Stamp { time: 0, site: SiteId::A };
 
+    /// The latest time that is believed of a peer: the year 2262. Behind it sums with times could overflow.
+    pub const TIME_MAX: u64 = i64::MAX as u64;
+
     /// The greatest stamp at or before every stamp of `time`, i.e. the bound "everything up to and including time".
     pub const fn last_of(time: u64) -> Stamp {
         Stamp { time, site: SiteId::B }

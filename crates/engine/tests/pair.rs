@@ -3,7 +3,7 @@
 use biplex_engine::engine::*;
 use biplex_engine::hold::TableKind;
 use biplex_engine::hosts::{HostWrite, WritePart};
-use biplex_engine::message::{Message, VolumeGeometry};
+use biplex_engine::message::{Ack, Digest, Message, Ping, Pong, VolumeGeometry};
 use biplex_engine::*;
 use bytes::Bytes;
 
@@ -374,4 +374,111 @@ fn a_slow_line_is_no_reason_to_call_the_clocks_apart_but_the_first_heartbeat_is(
         let refused = pair.seen[0].iter().any(|action| matches!(action, Action::Send(Message::Refuse(_))));
         assert_eq!(refused, !paired, "skew {skew}");
     }
+}
+
+#[test]
+fn absurd_numbers_from_a_peer_close_the_link_and_nothing_worse() {
+    let entry = |time: u64, site: SiteId, seq: u64| {
+        let extent = Extent::new(Lba(0), 1).expect("not empty");
+        let stamp = Stamp { time, site };
+        Message::Entry(Entry {
+            stamp,
+            seq,
+            volume: VOLUME,
+            extent,
+            host: HostId(1),
+            body: Body::Unmap,
+            body_crc: 0,
+        })
+    };
+    let ack = |time: u64| Ack {
+        durable: Stamp::ZERO,
+        promise: Stamp::last_of(time),
+        destaged: Stamp::ZERO,
+        resumed: true,
+    };
+    let digest = |time: u64| Digest { from: Stamp::ZERO, to: Stamp::last_of(time), rows: vec![] };
+    for message in [
+        entry(0, SiteId::B, 1),
+        entry(0, SiteId::A, 1),
+        entry(u64::MAX, SiteId::B, 1),
+        entry(u64::MAX - 1, SiteId::A, 1),
+        Message::Ack(ack(u64::MAX)),
+        Message::Ping(Ping { ack: ack(u64::MAX), sent_mono: u64::MAX, sent_wall: u64::MAX }),
+        Message::Pong(Pong { sent_mono: u64::MAX, sent_wall: 0, received_wall: 0, in_step: true }),
+        Message::Digest(digest(u64::MAX)),
+    ] {
+        let mut pair = Pair::paired(Mode::Async);
+        pair.engines[0].handle_message(pair.now, message.clone());
+        pair.drain(SiteId::A);
+        let closed = pair.seen[0].iter().any(|action| matches!(action, Action::CloseLink { .. }));
+        assert!(closed, "{message:?}");
+        pair.write(SiteId::A, 1, 0, 1, 1);
+        pair.pass(10 * MS);
+        pair.make_durable(SiteId::A);
+        assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done), "{message:?}");
+    }
+    let mut pair = Pair::paired(Mode::Async);
+    let time = pair.now.wall;
+    for (offset, seq) in [(1, u64::MAX), (2, 7)] {
+        pair.engines[0].handle_message(pair.now, entry(time + offset, SiteId::B, seq));
+    }
+    pair.drain(SiteId::A);
+    assert!(pair.seen[0].iter().any(|action| matches!(action, Action::CloseLink { .. })), "a gap");
+}
+
+#[test]
+fn an_own_write_that_was_never_lost_is_not_taken_back_from_the_peer() {
+    let mut pair = Pair::paired(Mode::Sync);
+    pair.write(SiteId::A, 1, 8, 1, 1);
+    pair.settle();
+    let issued = pair.engines[0].rows()[0].stamp;
+    let stamp = Stamp { time: issued.time - 1, site: SiteId::A };
+    let extent = Extent::new(Lba(0), 1).expect("not empty");
+    let entry =
+        Entry { stamp, seq: 0, volume: VOLUME, extent, host: HostId(1), body: Body::Unmap, body_crc: 0 };
+    pair.engines[0].handle_message(pair.now, Message::Entry(entry));
+    pair.drain(SiteId::A);
+    assert!(pair.seen[0].iter().any(|action| matches!(action, Action::CloseLink { .. })));
+    assert_eq!(pair.engines[0].rows().len(), 1);
+}
+
+#[test]
+fn an_entry_that_finds_no_room_in_the_journal_waits_for_it_and_acks_go_on() {
+    let mut pair = Pair::paired(Mode::Sync);
+    pair.write(SiteId::B, 1, 8, 1, 1);
+    pair.engines[1].set_journal_room(4095);
+    pair.write(SiteId::A, 2, 0, 1, 2);
+    pair.settle();
+    assert_eq!(pair.outcome(SiteId::B, 1), Some(Outcome::Done), "own writes are acknowledged all the same");
+    assert_eq!(pair.outcome(SiteId::A, 2), None);
+    assert!(!pair.engines[1].serving(pair.now, VOLUME), "it lacks a write");
+    assert_eq!(pair.engines[1].rows().len(), 1);
+    let closed = |pair: &Pair| pair.seen[1].iter().any(|action| matches!(action, Action::CloseLink { .. }));
+    assert!(!closed(&pair));
+    pair.engines[1].set_journal_room(4096);
+    pair.drain(SiteId::B);
+    assert!(closed(&pair), "there is room: the link is opened anew");
+    pair.wire = [vec![], vec![]];
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_connected(pair.now);
+        pair.drain(site);
+    }
+    pair.settle();
+    assert_eq!(pair.outcome(SiteId::A, 2), Some(Outcome::Done));
+    assert_eq!(pair.engines[1].rows().len(), 2);
+}
+
+#[test]
+fn a_host_write_leaves_the_room_that_the_peer_may_still_need() {
+    let mut pair = Pair::paired(Mode::Async);
+    let share = (1 << 20) / 2;
+    pair.engines[0].set_journal_room(share + 4095);
+    pair.write(SiteId::A, 1, 0, 1, 1);
+    pair.make_durable(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), None);
+    pair.engines[0].set_journal_room(share + 4096);
+    pair.pass(MS);
+    pair.make_durable(SiteId::A);
+    assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done));
 }

@@ -249,6 +249,8 @@ impl Site {
             } else if let Some(action) = self.target.poll() {
                 self.serve_host(now, action);
             } else {
+                // Every append ordered so far is in the journal.
+                self.engine.set_journal_room(self.journal.room_bytes());
                 return;
             }
             if self.halted {

@@ -105,6 +105,7 @@ impl Site {
         // Reads that this let through pin their place in the journal before segments are given back.
         self.settle(now);
         self.recycle(now, checkpoint.destaged);
+        self.engine.set_journal_room(self.journal.room_bytes());
         self.engine.handle_recycled(now, checkpoint.destaged);
     }
 

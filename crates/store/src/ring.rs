@@ -315,6 +315,14 @@ impl Journal {
         self.layout.usable_bytes()
     }
 
+    /// Bytes of entries (by [`Journal::footprint`]) that surely find room now, whatever their sizes. Less than
+    /// [`Journal::usable_bytes`] leaves where much that is destaged lies behind a segment still in use.
+    pub fn room_bytes(&self) -> u64 {
+        let waste = GROUP_BYTES_MAX.min(self.layout.segment_bytes / 2);
+        let newest = self.fill_end().map_or(0, |end| end.saturating_sub(self.fill_now() + waste));
+        newest + self.free.len() as u64 * (self.layout.segment_bytes - PAGE - waste)
+    }
+
     /// Bytes of the ring.
     pub fn capacity_bytes(&self) -> u64 {
         u64::from(self.layout.segments) * self.layout.segment_bytes
