@@ -5,7 +5,8 @@
 //! ```
 //! A site that restarted may have lost own entries that its peer has, and the peer's hosts may have seen them. So it
 //! states how far it surely has its own (`resume_from`) and gets the rest back; until that is durable it promises
-//! nothing, cuts nothing, and serves no sync volume. Clocks' readings never decide safety here, only their rates.
+//! nothing, cuts nothing, and serves no sync volume. (Where what comes back finds no room in the journal it cuts, but
+//! not beyond `resume_from`.) Clocks' readings never decide safety here, only their rates.
 
 use crate::engine::{Action, Checkpoint, Engine, Severity};
 use crate::message::{Ack, Hello, Message, PROTOCOL_VERSION, Ping, Pong, Refusal};
