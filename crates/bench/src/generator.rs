@@ -79,7 +79,7 @@ pub struct Slice {
     pub elapsed: Duration,
     /// Nanoseconds from submission to end of each.
     pub latency: Histogram<u64>,
-    /// Operations' times, submission and end on the monotonic clock, of a spaced load.
+    /// Operations' times, submission and end on the monotonic clock, of a traced load.
     pub times: Vec<(u64, u64)>,
 }
 
@@ -112,7 +112,7 @@ struct Operation {
 /// What is under way in a slice.
 struct Running {
     load: Load,
-    spaced: bool,
+    traced: bool,
     submitted: u64,
     writes: BTreeMap<u64, Operation>,
     reads: BTreeMap<u64, Operation>,
@@ -166,7 +166,7 @@ impl HostDisk {
         };
         let mut running = Running {
             load,
-            spaced: matches!(limit, Limit::Spaced(..)),
+            traced: matches!(limit, Limit::Traced(_)),
             submitted: 0,
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -178,14 +178,9 @@ impl HostDisk {
         loop {
             let open = match limit {
                 Limit::Time(time) => began.elapsed() < time,
-                Limit::Operations(count) | Limit::Spaced(count, _) => running.submitted < count,
+                Limit::Operations(count) | Limit::Traced(count) => running.submitted < count,
             };
             if open {
-                if let Limit::Spaced(_, pause) = limit
-                    && running.under_way() == 0
-                {
-                    std::thread::sleep(pause);
-                }
                 self.submit_more(&mut session, &mut running, limit);
             } else if running.under_way() == 0 {
                 break;
@@ -342,15 +337,15 @@ pub enum Limit {
     Time(Duration),
     /// So many operations.
     Operations(u64),
-    /// So many operations, with a pause before each (queue depth 1); each one's times are kept.
-    Spaced(u64, Duration),
+    /// So many operations; each one's times are kept.
+    Traced(u64),
 }
 
 impl Limit {
     fn allows(self, submitted: u64) -> bool {
         match self {
             Limit::Time(_) => true,
-            Limit::Operations(count) | Limit::Spaced(count, _) => submitted < count,
+            Limit::Operations(count) | Limit::Traced(count) => submitted < count,
         }
     }
 }
@@ -365,7 +360,7 @@ impl Running {
         self.slice.operations += 1;
         self.slice.bytes += u64::from(self.load.pages) * PAGE as u64;
         self.slice.latency.saturating_record((took.as_nanos() as u64).max(1));
-        if self.spaced {
+        if self.traced {
             let end = monotonic();
             self.slice.times.push((end - took.as_nanos() as u64, end));
         }

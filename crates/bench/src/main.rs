@@ -41,6 +41,9 @@ struct Options {
     /// Only what has this in its name: a case such as write-4k-qd1, "trace", "hold"; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Where site b's journal and stores go: on one disk both sites' writes share what tgt has for itself
+    #[arg(long, value_name = "DIRECTORY")]
+    peer_dir: Option<PathBuf>,
     /// Slices per contender and case
     #[arg(long)]
     slices: Option<usize>,
@@ -66,7 +69,7 @@ impl Scale {
                 slices: 1,
                 time: Duration::from_millis(200),
                 volume_bytes: 32 << 20,
-                journal_bytes: 128 << 20,
+                journal_bytes: 256 << 20,
                 extents: 100_000,
                 traced: 20,
             },
@@ -90,6 +93,10 @@ fn main() -> anyhow::Result<()> {
     let scale = Scale::of(&options);
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only));
     let directory = tempfile::Builder::new().prefix("biplex-bench").tempdir()?;
+    let peer = options.peer_dir.as_ref();
+    let peer =
+        peer.map(|place| tempfile::Builder::new().prefix("biplex-bench").tempdir_in(place)).transpose()?;
+    let peer = peer.as_ref().map(tempfile::TempDir::path);
     let cases: Vec<_> = CASES.into_iter().filter(|case| wanted(case.name)).collect();
     ensure!(!cases.is_empty() || wanted("trace") || wanted("hold"), "nothing is called {:?}", options.only);
 
@@ -101,12 +108,12 @@ fn main() -> anyhow::Result<()> {
         report.hold = Some(hold);
     }
     if wanted("trace") {
-        let trace = trace_writes(&binary()?, &directory.path().join("trace"), &scale)?;
+        let trace = trace_writes(&binary()?, (&directory.path().join("trace"), peer), &scale)?;
         println!("{trace}");
         report.trace = Some(trace);
     }
     if !cases.is_empty() {
-        let mut field = start(&binary()?, directory.path(), &scale)?;
+        let mut field = start(&binary()?, (directory.path(), peer), &scale)?;
         for case in cases {
             let rows = field.measure(&case, scale.slices, scale.time).with_context(|| case.name)?;
             report.cases.push((case, rows));
@@ -138,12 +145,14 @@ fn binary() -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-fn start(binary: &Path, directory: &Path, scale: &Scale) -> anyhow::Result<Field> {
+fn start(binary: &Path, (directory, peer): (&Path, Option<&Path>), scale: &Scale) -> anyhow::Result<Field> {
     eprintln!("starting two pairs and laying out their disks, in {}", directory.display());
     let pair = |name: &str, tls: bool| -> anyhow::Result<Biplex> {
+        let peer = peer.map(|peer| peer.join(name));
         let setup = Setup {
             binary,
             directory: &directory.join(name),
+            peer_directory: peer.as_deref(),
             tls,
             volume_bytes: scale.volume_bytes,
             journal_bytes: scale.journal_bytes,
@@ -174,10 +183,15 @@ fn start(binary: &Path, directory: &Path, scale: &Scale) -> anyhow::Result<Field
 }
 
 /// Single writes on a pair that notes their way.
-fn trace_writes(binary: &Path, directory: &Path, scale: &Scale) -> anyhow::Result<Trace> {
+fn trace_writes(
+    binary: &Path,
+    (directory, peer): (&Path, Option<&Path>),
+    scale: &Scale,
+) -> anyhow::Result<Trace> {
     let setup = Setup {
         binary,
         directory,
+        peer_directory: peer,
         tls: false,
         volume_bytes: 32 << 20,
         journal_bytes: 128 << 20,
@@ -185,6 +199,6 @@ fn trace_writes(binary: &Path, directory: &Path, scale: &Scale) -> anyhow::Resul
     };
     let mut biplex = Biplex::new(Pair::start(&setup)?, setup.volume_bytes)?;
     let load = Load { access: Access::RandomWrite, pages: 1, depth: 1, sync: Sync::Never };
-    let slice = biplex.sync_disk().run(load, Limit::Spaced(scale.traced, Duration::from_millis(5)))?;
+    let slice = biplex.sync_disk().run(load, Limit::Traced(scale.traced))?;
     Trace::from_logs(&biplex.pair.stop()?, &slice.times)
 }

@@ -25,6 +25,8 @@ pub struct Setup<'a> {
     pub binary: &'a Path,
     /// Where its files go.
     pub directory: &'a Path,
+    /// Where site b's journal and stores go, if not there as well.
+    pub peer_directory: Option<&'a Path>,
     /// TLS on the line, or plain TCP.
     pub tls: bool,
     /// Bytes of each volume.
@@ -57,6 +59,7 @@ impl Pair {
     /// Starts both sites and waits until they are in step.
     pub fn start(setup: &Setup<'_>) -> anyhow::Result<Pair> {
         fs::create_dir_all(setup.directory)?;
+        setup.peer_directory.map_or(Ok(()), fs::create_dir_all)?;
         let links = [free_address()?, free_address()?];
         let portals = [free_address()?, free_address()?];
         if setup.tls {
@@ -162,6 +165,10 @@ impl Pair {
 impl Setup<'_> {
     fn config(&self, site: &str, listen: SocketAddr, peer: SocketAddr, portal: SocketAddr) -> String {
         let directory = self.directory.display();
+        let data = match (site, self.peer_directory) {
+            ("b", Some(peer)) => peer.display(),
+            (_, Some(_) | None) => self.directory.display(),
+        };
         let tls = match self.tls {
             true => format!(
                 "{{ cert = \"{directory}/keys/{site}.pem\", key = \"{directory}/keys/{site}.key\", \
@@ -172,12 +179,12 @@ impl Setup<'_> {
         let volume = |name: &str, lun: u16, mode: &str| {
             format!(
                 "[[volume]]\nname = \"{name}\"\nlun = {lun}\nsize = \"{} B\"\nmode = \"{mode}\"\n\
-                 store = \"{directory}/{site}-{name}.img\"\n",
+                 store = \"{data}/{site}-{name}.img\"\n",
                 self.volume_bytes
             )
         };
         format!(
-            "site = \"{site}\"\nstate_dir = \"{directory}/{site}\"\n\
+            "site = \"{site}\"\nstate_dir = \"{data}/{site}\"\n\
              [hold]\ntime = \"{HOLD}\"\nevery = \"{EVERY}\"\n\
              [journal]\nsize = \"{} B\"\n\
              [link]\nlisten = \"{listen}\"\npeer = \"{peer}\"\ntls = {tls}\n\

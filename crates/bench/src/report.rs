@@ -48,10 +48,15 @@ pub struct Aim {
 }
 
 impl Aim {
-    /// Whether the median meets it.
-    pub fn met(&self) -> bool {
+    /// Whether the median meets it. `None` where something is said to be faster than its own floor: then the floor
+    /// was disturbed, and nothing can be said.
+    pub fn met(&self) -> Option<bool> {
         let (at_least, bound) = self.bound;
-        if at_least { self.ratio.median >= bound } else { self.ratio.median <= bound }
+        match (at_least, self.ratio.median) {
+            (true, ratio) => Some(ratio >= bound),
+            (false, ratio) if ratio < 1.0 => None,
+            (false, ratio) => Some(ratio <= bound),
+        }
     }
 }
 
@@ -97,14 +102,20 @@ impl Report {
         }
         for own in [Contender::Sync, Contender::SyncTls] {
             let case = "write-4k-qd1";
-            let append = self.slices(case, Contender::Append);
-            let round_trip = self.slices(case, Contender::RoundTrip);
-            let slices = self.slices(case, own).iter().zip(append).zip(round_trip);
-            let ratio = Spread::of(slices.map(|((own, append), trip)| own.p50 / (append.p50 + trip.p50)));
-            if let Some(ratio) = ratio {
-                let how = "median time, to that of a bare append plus a bare round trip".to_owned();
-                let name = format!("{case} {own} : floor");
-                aims.push(Aim { name, ratio, bound: (false, SYNC_TO_FLOOR_MAX), how });
+            // Neighbours on the machine hit the bare measurements harder than the rest, and a floor that was
+            // disturbed flatters: so the quietest slices of each are compared, and the aim is judged by them.
+            let quietest = |contender| {
+                Spread::of(self.slices(case, contender).iter().map(|figures| figures.p50)).map(|p50| p50.min)
+            };
+            let floor = quietest(Contender::Append).zip(quietest(Contender::RoundTrip));
+            for (trips, floor_name) in [(1.0, "floor"), (2.0, "floor and the host's own round trip")] {
+                let p50 = quietest(own).zip(floor).map(|(own, (append, trip))| own / (append + trips * trip));
+                if let Some(ratio) = Spread::of(p50) {
+                    let how =
+                        format!("p50 of the quietest slice; floor: bare append + {trips} × bare round trip");
+                    let name = format!("{case} {own} : {floor_name}");
+                    aims.push(Aim { name, ratio, bound: (false, SYNC_TO_FLOOR_MAX), how });
+                }
             }
         }
         aims
@@ -206,8 +217,12 @@ impl fmt::Display for Aim {
         let (at_least, bound) = self.bound;
         write!(
             f,
-            "{:<8} {:<52} {median:.2} [{min:.2} … {max:.2}], aim {} {bound:.2} ({})",
-            if self.met() { "met" } else { "NOT MET" },
+            "{:<9} {:<68} {median:.2} [{min:.2} … {max:.2}], aim {} {bound:.2} ({})",
+            match self.met() {
+                Some(true) => "met",
+                Some(false) => "NOT MET",
+                None => "DISTURBED",
+            },
             self.name,
             if at_least { "≥" } else { "≤" },
             self.how
@@ -236,8 +251,8 @@ mod tests {
         ];
         let report = Report { cases: vec![(case, rows)], ..Report::default() };
         let aims = report.aims();
-        let judged: Vec<(f64, bool)> = aims.iter().map(|aim| (aim.ratio.median, aim.met())).collect();
-        assert_eq!(judged, [(2.0, true), (1.5, false)]);
+        let judged: Vec<(f64, Option<bool>)> = aims.iter().map(|aim| (aim.ratio.median, aim.met())).collect();
+        assert_eq!(judged, [(2.0, Some(true)), (1.5, Some(false)), (1.2, Some(true))]);
         assert_eq!((aims[0].ratio.min, aims[0].ratio.max), (0.5, 2.0));
     }
 }

@@ -1,4 +1,4 @@
-//! Answers for the way of one write: single writes on an idle pair whose daemons note the moment at each of their
+//! Answers for the way of one write: single writes, one after the other, on a pair whose daemons note the moment at each of their
 //! edges (`RUST_LOG=biplex::path=trace`), sorted into a table of medians.
 //!
 //! ```text
@@ -150,7 +150,7 @@ impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\none 4 KiB sync write on an idle pair, plain line: medians of {} writes, µs",
+            "\n4 KiB sync writes, one after the other, plain line: medians of {} writes, µs",
             self.writes
         )?;
         writeln!(f, "{:<42} {:>16} {:>28}", "", "since submission", "since its cause [min … max]")?;
