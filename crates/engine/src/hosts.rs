@@ -71,6 +71,9 @@ pub(crate) struct Doors {
 struct Waiter {
     ack: Option<Stamp>,
     then: Then,
+    /// When it was last looked at, the peer could serve nobody who does not see this command: see
+    /// [`Engine::on_its_way`].
+    on_its_way: bool,
 }
 
 #[derive(Debug)]
@@ -201,7 +204,7 @@ impl Engine {
                         }
                         return;
                     }
-                    self.admit_write(now, op, write, deadline);
+                    self.admit_write(now, op, write);
                 }
                 Knock::Flush { op, deadline } => self.admit_flush(id, op, deadline),
                 Knock::Read { op, extent, deadline } => self.admit_read(op, id, extent, deadline),
@@ -234,7 +237,7 @@ impl Engine {
     }
 
     /// The write's journey begins: stamped, held, journaled, mirrored. The end is in [`Engine::wake_durable`].
-    fn admit_write(&mut self, now: Now, op: OpId, write: HostWrite, deadline: u64) {
+    fn admit_write(&mut self, now: Now, op: OpId, write: HostWrite) {
         let (mut last_append, mut last_stamp) = (AppendSeq(0), Stamp::ZERO);
         let HostWrite { volume: id, host, parts, fua } = write;
         let mut bytes = 0;
@@ -259,6 +262,8 @@ impl Engine {
             Mode::Flush => fua,
         };
         let append = if planted(Mutant::CompleteBeforeSync) { AppendSeq(0) } else { last_append };
+        // Counted anew from here: see [`Engine::on_its_way`].
+        let deadline = now.mono + self.config.wait_max;
         self.wait(op, append, ack.then_some(last_stamp), Then::Done, deadline);
     }
 
@@ -296,7 +301,7 @@ impl Engine {
 
     fn wait(&mut self, op: OpId, append: AppendSeq, ack: Option<Stamp>, then: Then, deadline: u64) {
         let ack = ack.filter(|stamp| *stamp > self.outbound.acked);
-        let waiter = Waiter { ack, then };
+        let waiter = Waiter { ack, then, on_its_way: self.on_its_way(ack) };
         if append > self.append_durable {
             self.waiting.by_append.insert((append, op));
         } else if let Some(stamp) = ack {
@@ -369,9 +374,19 @@ impl Engine {
     /// Answers those who waited too long, so that their hosts retry or turn to another path.
     pub(crate) fn expire(&mut self, now: Now) {
         while let Some((deadline, op)) = self.waiting.deadlines.front().copied() {
-            if self.waiting.ops.contains_key(&op) {
+            if let Some(waiter) = self.waiting.ops.get(&op) {
                 if deadline > now.mono {
                     break;
+                }
+                let (before, ack) = (waiter.on_its_way, waiter.ack);
+                let on_its_way = self.on_its_way(ack);
+                if !(before && on_its_way)
+                    && let Some(waiter) = self.waiting.ops.get_mut(&op)
+                {
+                    waiter.on_its_way = on_its_way;
+                    self.waiting.deadlines.pop_front();
+                    self.waiting.deadlines.push_back((now.mono + self.config.wait_max, op));
+                    continue;
                 }
                 // It stays findable by append or ack, which finds no waiter any more and does nothing.
                 self.waiting.ops.remove(&op);
@@ -394,6 +409,14 @@ impl Engine {
                 self.refuse(op, outcome);
             }
         }
+    }
+
+    /// Whether what waits for this ack left for the peer, or the line is down. Once this held for longer than a lease,
+    /// the peer serves only with it: every answer to a heartbeat follows it on the line, and a new session begins with
+    /// it. Only then may the host be told to try elsewhere; earlier, its next write there could be stamped below this
+    /// one where the sites' clocks differ, be completed, and then be covered by this one.
+    fn on_its_way(&self, ack: Option<Stamp>) -> bool {
+        !self.session.accepted() || ack.is_none_or(|stamp| self.outbound.sent(stamp))
     }
 
     pub(crate) fn waiting_deadline(&self) -> u64 {

@@ -129,6 +129,12 @@ impl Outbound {
         self.charges.make_contiguous().sort_unstable();
     }
 
+    /// Whether this own entry was sent in this session, or the peer had it before.
+    pub(crate) fn sent(&self, stamp: Stamp) -> bool {
+        stamp <= self.cursor
+            && !self.slots.iter().any(|slot| slot.stamp.site == stamp.site && slot.stamp <= stamp)
+    }
+
     pub(crate) fn charge(&mut self, stamp: Stamp, bytes: u64) {
         self.charges.push_back((stamp, bytes));
         self.charged += bytes;

@@ -482,3 +482,34 @@ fn a_host_write_leaves_the_room_that_the_peer_may_still_need() {
     pair.make_durable(SiteId::A);
     assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done));
 }
+
+#[test]
+fn a_host_that_is_told_to_retry_is_not_overtaken_by_what_it_gave_up() {
+    let mut pair = Pair::paired(Mode::Sync);
+    for _ in 0..99 {
+        pair.engines[0].set_journal_room(0);
+        if pair.outcome(SiteId::A, 1).is_none() && pair.seen[0].is_empty() {
+            pair.write(SiteId::A, 1, 8, 1, 0xaa);
+        }
+        pair.pass(10 * MS);
+        pair.settle();
+    }
+    // It stood at the door until just before its time is up, and is stamped by a clock that is ahead of the peer's.
+    pair.engines[0].set_journal_room(u64::MAX);
+    let ahead = Now { wall: pair.now.wall + 450 * MS, mono: pair.now.mono };
+    pair.engines[0].handle_tick(ahead);
+    let checkpoint = pair.engines[0].checkpoint(ahead);
+    pair.engines[0].handle_durable(ahead, AppendSeq(pair.appended[0]), &checkpoint);
+    pair.drain(SiteId::A);
+    assert_eq!(pair.engines[0].rows().len(), 1);
+    // The line brings nothing from A any more; for how long does B serve without A's write?
+    let mut told = None;
+    for _ in 0..200 {
+        pair.pass(20 * MS);
+        pair.make_durable(SiteId::A);
+        told = told.or(pair.outcome(SiteId::A, 1));
+        let served = pair.engines[1].serving(pair.now, VOLUME);
+        assert!(told.is_none() || !served, "told {told:?} while the other site serves without the write");
+    }
+    assert_eq!(told, Some(Outcome::NotReady));
+}
