@@ -144,6 +144,22 @@ impl Engine {
         self.pump_writes(now, id);
     }
 
+    /// Nobody waits for a command any more. If it still stands at the door it never happens: let in later, a write that
+    /// its host has long done again elsewhere would cover newer ones. What was let in keeps its place in the order.
+    pub fn handle_abandoned(&mut self, op: OpId) {
+        let doors =
+            self.volumes.values_mut().flat_map(|volume| [&mut volume.doors.reads, &mut volume.doors.writes]);
+        let mut found = false;
+        for door in doors {
+            let before = door.len();
+            door.retain(|knock| knock.op() != op);
+            found |= door.len() < before;
+        }
+        if found {
+            self.refuse(op, Outcome::NotReady);
+        }
+    }
+
     /// Whether hosts of this volume are served now.
     pub fn serving(&self, now: Now, volume: VolumeId) -> bool {
         if self.draining {

@@ -513,3 +513,31 @@ fn a_host_that_is_told_to_retry_is_not_overtaken_by_what_it_gave_up() {
     }
     assert_eq!(told, Some(Outcome::NotReady));
 }
+
+#[test]
+fn a_command_that_its_host_abandoned_at_the_door_never_happens() {
+    let mut pair = Pair::paired(Mode::Sync);
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_closed(pair.now);
+    }
+    pair.write(SiteId::A, 1, 0, 1, 0xaa);
+    pair.write(SiteId::A, 2, 1, 1, 0xbb);
+    pair.engines[0].handle_abandoned(OpId(1));
+    pair.drain(SiteId::A);
+    assert_eq!(
+        pair.outcome(SiteId::A, 1),
+        Some(Outcome::NotReady),
+        "answered at once, so that an abort can end"
+    );
+    pair.wire = [vec![], vec![]];
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_connected(pair.now);
+        pair.drain(site);
+    }
+    for _ in 0..8 {
+        pair.settle();
+        pair.pass(2 * MS);
+    }
+    assert_eq!(pair.outcome(SiteId::A, 2), Some(Outcome::Done));
+    assert_eq!(pair.engines[0].held_entries(), 1);
+}

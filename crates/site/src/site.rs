@@ -66,6 +66,8 @@ pub struct Site {
     pub(crate) target: Target,
     pub(crate) link: Option<Link>,
     pub(crate) askers: BTreeMap<OpId, Asker>,
+    /// The operation behind each host's task.
+    host_ops: BTreeMap<TaskId, OpId>,
     pub(crate) assemblies: BTreeMap<OpId, Assembly>,
     next_op: u64,
     pub(crate) errands: BTreeMap<DiskTicket, Errand>,
@@ -152,6 +154,7 @@ impl Site {
             target,
             link: None,
             askers: BTreeMap::new(),
+            host_ops: BTreeMap::new(),
             assemblies: BTreeMap::new(),
             next_op: 1,
             errands: BTreeMap::new(),
@@ -284,6 +287,11 @@ impl Site {
             TargetAction::Command { task, initiator, command, .. } => {
                 self.command(now, Asker::Host(task), host_id(&initiator), command.volume, command.command);
             }
+            TargetAction::Abandon { task } => {
+                if let Some(op) = self.host_ops.get(&task) {
+                    self.engine.handle_abandoned(*op);
+                }
+            }
             TargetAction::LoggedIn { nexus, initiator, remote } => {
                 self.notice(Severity::Info, format!("host {initiator} logged in from {remote}"));
                 self.hosts.insert(nexus.0, HostLife { name: initiator.to_string(), remote });
@@ -305,7 +313,10 @@ impl Site {
     /// Answers whoever asked, exactly once.
     pub(crate) fn answer(&mut self, now: Now, op: OpId, completion: Completion) {
         match self.askers.remove(&op) {
-            Some(Asker::Host(task)) => self.target.handle_completion(now, task, completion),
+            Some(Asker::Host(task)) => {
+                self.host_ops.remove(&task);
+                self.target.handle_completion(now, task, completion);
+            }
             Some(Asker::Direct(task)) => self.out.push(Action::Answer { task, completion }),
             None => {}
         }
@@ -314,6 +325,9 @@ impl Site {
     pub(crate) fn new_op(&mut self, asker: Asker) -> OpId {
         let op = OpId(self.next_op);
         self.next_op += 1;
+        if let Asker::Host(task) = asker {
+            self.host_ops.insert(task, op);
+        }
         self.askers.insert(op, asker);
         op
     }

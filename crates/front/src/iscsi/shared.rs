@@ -86,6 +86,7 @@ impl Shared {
     /// Gives up on a task's answer.
     pub(super) fn disown(&mut self, task: TaskId, waiter: Option<u64>) {
         self.tasks.insert(task, Owed::Aborted { waiter });
+        self.actions.push_back(TargetAction::Abandon { task });
     }
 
     pub(super) fn new_nexus(&mut self) -> NexusId {

@@ -72,6 +72,12 @@ pub enum TargetAction {
         /// The connection.
         conn: ConnId,
     },
+    /// Nobody waits for this command any more (aborted, or its session is gone): if it was not begun, it must not be.
+    /// [`Target::handle_completion`] is owed all the same.
+    Abandon {
+        /// The command.
+        task: TaskId,
+    },
     /// Carry out a command. [`Target::handle_completion`] is owed exactly once, even if the task is aborted
     /// meanwhile.
     Command {

@@ -33,6 +33,8 @@ fn a_running_task_that_is_aborted_gets_no_answer_and_the_function_waits_for_it()
     world.initiator(conn).manage(10, ManageFunction::AbortTask, 0, Some(1));
     world.run();
     assert!(world.take(conn).is_empty(), "the site still works on it");
+    let abandoned = world.log.iter().filter(|action| matches!(action, TargetAction::Abandon { .. })).count();
+    assert_eq!(abandoned, 1, "the site is told, so that what it has not begun it never begins");
     world.hold = false;
     world.release();
     assert_eq!(world.take(conn), [managed(10, 0), good(2, &[])]);
