@@ -448,7 +448,8 @@ impl Engine {
 
     /// Whether writes are held back because a journal is full.
     pub fn full(&self) -> bool {
-        self.outbound.full_since_room || self.hold_bytes > self.config.hold_memory
+        let held_back = self.volumes.values().any(|volume| !volume.doors.writes.is_empty());
+        held_back && (self.outbound.full_since_room || self.hold_bytes > self.config.hold_memory)
     }
 
     /// Builds the parts of a plain write.

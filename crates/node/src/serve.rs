@@ -16,7 +16,7 @@ use crate::tls::Keys;
 use anyhow::{Context, bail};
 use biplex_engine::message::VolumeGeometry;
 use biplex_site::Site;
-use biplex_store::Identity;
+use biplex_store::{Identity, Layout};
 use mio::{Interest, Poll, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -45,6 +45,8 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
     let stores = open_stores(config, first_start)?;
     if first_start {
         make_journal(config, &journal_path)?;
+    } else {
+        tell_of_journal_size(config, &journal_path)?;
     }
     let mut site = recover(config, &journal_path)?;
     if site.first_meeting() {
@@ -120,6 +122,22 @@ fn fingerprint(config: &Config, stores: &[StoreFile]) -> anyhow::Result<u64> {
         sum = sum.wrapping_add(fingerprint::of_store(id, &volume.name, store, volume.bytes)?);
     }
     Ok(sum)
+}
+
+/// A journal keeps the size that it was made with; an operator who asks for another must hear of it.
+fn tell_of_journal_size(config: &Config, path: &Path) -> anyhow::Result<()> {
+    let wanted = Layout::for_bytes(config.journal_bytes)?.bytes();
+    let found = std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.len();
+    if found != wanted {
+        tracing::warn!(
+            "journal.size = {} is not what {} was made with ({}): it keeps its size; docs/operations.md says how to \
+             make another",
+            quantity::show_size(config.journal_bytes),
+            path.display(),
+            quantity::show_size(found)
+        );
+    }
+    Ok(())
 }
 
 /// Makes the journal under another name first, so that one half made is never taken for a journal.

@@ -303,7 +303,9 @@ proptest! {
         for tag in 2..4 {
             world.read(healthy, tag, 200, 1);
         }
-        prop_assert_eq!(world.take(healthy).pop(), Some(good(3, &[0; 512])));
+        // What the other host wrote, if a flip sent one of its writes here, is its good right.
+        let there = world.disk(200..201).to_vec();
+        prop_assert_eq!(world.take(healthy).pop(), Some(good(3, &there)));
         world.target.handle_closed(world.now(), conn);
         world.run();
         prop_assert_eq!(world.target.sessions().len(), 1);
