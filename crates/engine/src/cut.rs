@@ -44,6 +44,8 @@ pub(crate) struct Cuts {
     under_way: Option<Stamp>,
     pub count: u64,
     retry_at: u64,
+    /// Why the last destage failed, until one succeeds.
+    pub failing: Option<String>,
     own: Rows,
     peer: Option<Rows>,
     sent_to: u64,
@@ -61,6 +63,7 @@ impl Cuts {
             under_way: None,
             count: 0,
             retry_at: 0,
+            failing: None,
             own: Rows::default(),
             peer: None,
             sent_to: 0,
@@ -187,8 +190,17 @@ impl Engine {
         }
         if let Err(why) = result {
             self.cuts.retry_at = now.mono + RETRY_AFTER;
-            let text = format!("destage of cut {cut} failed, nothing is lost, it will be tried again: {why}");
-            return self.notice(Severity::Alarm, text);
+            if self.cuts.failing.replace(why.clone()).is_none() {
+                let text = format!(
+                    "destage of cut {cut} failed; nothing is lost, it is tried again every second, and the journal \
+                     fills meanwhile: {why}"
+                );
+                self.notice(Severity::Alarm, text);
+            }
+            return;
+        }
+        if self.cuts.failing.take().is_some() {
+            self.notice(Severity::Info, format!("destage works again, at cut {cut}"));
         }
         let rows = self.fold(cut);
         let retired = self.retire(cut);

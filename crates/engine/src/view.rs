@@ -51,6 +51,7 @@ pub struct CutView {
     pub compared: Option<u64>,
     pub equal: u64,
     pub different: u64,
+    pub failing: Option<String>,
 }
 
 impl Engine {
@@ -120,6 +121,7 @@ impl Engine {
             compared: self.cuts.compared,
             equal: self.cuts.equal,
             different: self.cuts.different,
+            failing: self.cuts.failing.clone(),
         }
     }
 

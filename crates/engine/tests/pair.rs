@@ -35,6 +35,7 @@ struct Pair {
     wire: [Vec<Message>; 2],
     appended: [u64; 2],
     seen: [Vec<Action>; 2],
+    destage_fails: bool,
 }
 
 impl Pair {
@@ -53,8 +54,14 @@ impl Pair {
             engine.recovered(now);
             engine
         });
-        let mut pair =
-            Pair { engines, now, wire: [vec![], vec![]], appended: [0, 0], seen: [vec![], vec![]] };
+        let mut pair = Pair {
+            engines,
+            now,
+            wire: [vec![], vec![]],
+            appended: [0, 0],
+            seen: [vec![], vec![]],
+            destage_fails: false,
+        };
         for site in SiteId::BOTH {
             pair.drain(site);
             pair.make_durable(site);
@@ -89,7 +96,10 @@ impl Pair {
                     self.engines[i].handle_appended(entry.stamp, AppendSeq(self.appended[i]), pos);
                 }
                 Action::Send(message) => self.wire[1 - i].push(message.clone()),
-                Action::Destage { cut, .. } => self.engines[i].handle_destaged(self.now, *cut, Ok(())),
+                Action::Destage { cut, .. } => {
+                    let result = if self.destage_fails { Err("no space".into()) } else { Ok(()) };
+                    self.engines[i].handle_destaged(self.now, *cut, result);
+                }
                 _ => {}
             }
             self.seen[i].push(action);
@@ -540,4 +550,31 @@ fn a_command_that_its_host_abandoned_at_the_door_never_happens() {
     }
     assert_eq!(pair.outcome(SiteId::A, 2), Some(Outcome::Done));
     assert_eq!(pair.engines[0].held_entries(), 1);
+}
+
+#[test]
+fn a_destage_that_fails_is_told_once_is_tried_again_and_is_told_when_it_works() {
+    let mut pair = Pair::paired(Mode::Async);
+    pair.write(SiteId::A, 1, 8, 4, 0xaa);
+    pair.destage_fails = true;
+    for round in 0..60 {
+        pair.settle();
+        pair.pass(100 * MS);
+        if round == 40 {
+            assert_eq!(pair.engines[0].cut_view().failing.as_deref(), Some("no space"));
+            assert_eq!(pair.engines[0].held_entries(), 1, "nothing is lost");
+            pair.destage_fails = false;
+        }
+    }
+    let told = |severity: Severity, text: &str| {
+        pair.seen[0]
+            .iter()
+            .filter(|action| {
+                matches!(action, Action::Notice { severity: s, text: t } if *s == severity && t.contains(text))
+            })
+            .count()
+    };
+    assert_eq!(told(Severity::Alarm, "destage of cut"), 1);
+    assert_eq!(told(Severity::Info, "destage works again"), 1);
+    assert_eq!(pair.engines[0].held_entries(), 0);
 }

@@ -13,7 +13,10 @@ impl Site {
         let link = self.engine.link_view();
         let cut = self.engine.cut_view();
         let (unacked, unacked_bytes, oldest) = self.engine.unacked();
-        let (state, why) = self.state(&link);
+        let (state, mut why) = self.state(&link);
+        if let Some(failing) = &cut.failing {
+            why += &format!("; DESTAGE FAILS and the journal fills: {failing}");
+        }
         Status {
             site: self.config.site.to_string(),
             target: self.config.port.target.clone(),
