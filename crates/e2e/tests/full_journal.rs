@@ -66,6 +66,12 @@ fn fill_and_drain(mode: &'static str) {
         }
     }
     pair.wait_destaged();
+    for site in &pair.sites {
+        wait_until("room again", || match site.status()?.journal {
+            journal if journal.full => Err(format!("{journal:?}")),
+            _ => Ok(()),
+        });
+    }
     pair.stop();
     pair.assert_stores_equal();
 }

@@ -233,10 +233,9 @@ impl Engine {
             return Some(Closed::NotServing);
         }
         let needed: u64 = write.parts.iter().map(|part| charge(part.body.stored_bytes() as u64)).sum();
-        // The journal must have the room now, and leave what the peer may still send within its limit.
-        let peers = self.own_limit().saturating_sub(self.held_charges[self.config.site.peer().index()]);
-        let here = needed.saturating_add(peers) <= self.journal_room;
-        if !self.outbound.room(needed, self.own_limit(), here) || self.hold_bytes > self.config.hold_memory {
+        let room = self.room_for(needed);
+        self.outbound.wanted = if room { 0 } else { needed };
+        if !room || self.hold_bytes > self.config.hold_memory {
             return Some(Closed::Full);
         }
         // Every part must get a stamp below the durable ceiling.
@@ -245,6 +244,14 @@ impl Engine {
             return Some(Closed::Clock);
         }
         None
+    }
+
+    /// Whether the journals here and at the peer have room for so many bytes of own entries: within the own limit, and
+    /// here also now, leaving what the peer may still send within its limit.
+    fn room_for(&self, needed: u64) -> bool {
+        let peers = self.own_limit().saturating_sub(self.held_charges[self.config.site.peer().index()]);
+        let here = needed.saturating_add(peers) <= self.journal_room;
+        here && self.outbound.room(needed, self.own_limit())
     }
 
     /// How many journal bytes own entries may occupy at both sites: half of the smaller journal.
@@ -446,10 +453,10 @@ impl Engine {
         doors.chain(waiting).min().unwrap_or(u64::MAX)
     }
 
-    /// Whether writes are held back because a journal is full.
+    /// Whether the write that last found no room would find none now either: hosts are held back.
     pub fn full(&self) -> bool {
-        let held_back = self.volumes.values().any(|volume| !volume.doors.writes.is_empty());
-        held_back && (self.outbound.full_since_room || self.hold_bytes > self.config.hold_memory)
+        let wanted = self.outbound.wanted;
+        (wanted > 0 && !self.room_for(wanted)) || self.hold_bytes > self.config.hold_memory
     }
 
     /// Builds the parts of a plain write.

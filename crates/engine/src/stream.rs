@@ -97,7 +97,8 @@ pub(crate) struct Outbound {
     charged: u64,
     /// Charged in this run for entries of an earlier one, some of which that run had seen destaged at both sites.
     charged_again: u64,
-    pub full_since_room: bool,
+    /// Journal bytes of the write that last found no room; 0 when the last one found some.
+    pub wanted: u64,
 }
 
 impl Outbound {
@@ -119,7 +120,7 @@ impl Outbound {
             charges: VecDeque::new(),
             charged: 0,
             charged_again: 0,
-            full_since_room: false,
+            wanted: 0,
         }
     }
 
@@ -158,10 +159,8 @@ impl Outbound {
         }
     }
 
-    pub(crate) fn room(&mut self, bytes: u64, limit: u64, here: bool) -> bool {
-        let room = here && self.charged + bytes <= limit;
-        self.full_since_room = !room;
-        room
+    pub(crate) fn room(&self, bytes: u64, limit: u64) -> bool {
+        self.charged + bytes <= limit
     }
 
     pub(crate) fn charged(&self) -> u64 {
