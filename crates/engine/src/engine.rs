@@ -468,11 +468,11 @@ impl Engine {
                 }
             }
         }
-        self.session_durable(now, upto, checkpoint);
-        self.wake_durable(now);
+        self.session_durable(now, checkpoint);
+        self.wake_durable();
         self.evict();
         self.pump_doors(now);
-        self.pump_outbound(now);
+        self.pump_outbound();
     }
 
     /// Time passed.
@@ -480,7 +480,7 @@ impl Engine {
         self.session_tick(now);
         self.expire(now);
         self.pump_doors(now);
-        self.pump_outbound(now);
+        self.pump_outbound();
         self.try_cut(now);
         if self.clock.wants_ceiling(now) {
             self.order(Action::Checkpoint);

@@ -105,13 +105,6 @@ impl Waiting {
     }
 }
 
-/// Why a write stays at the door.
-enum Closed {
-    NotServing,
-    Full,
-    Clock,
-}
-
 impl Engine {
     /// A host wants to write. The extents lie within the volume.
     pub fn handle_write(&mut self, now: Now, op: OpId, write: HostWrite) {
@@ -214,7 +207,7 @@ impl Engine {
             };
             match knock {
                 Knock::Write { op, write, deadline } => {
-                    if self.closed(now, id, &write).is_some() {
+                    if !self.open(now, id, &write) {
                         if let Some(volume) = self.volumes.get_mut(&id) {
                             volume.doors.writes.push_front(Knock::Write { op, write, deadline });
                         }
@@ -228,22 +221,23 @@ impl Engine {
         }
     }
 
-    fn closed(&mut self, now: Now, id: VolumeId, write: &HostWrite) -> Option<Closed> {
+    /// Whether a write may come in now: the volume is served, there is room, and there are stamps for all its parts.
+    fn open(&mut self, now: Now, id: VolumeId, write: &HostWrite) -> bool {
         if !self.serving(now, id) {
-            return Some(Closed::NotServing);
+            return false;
         }
         let needed: u64 = write.parts.iter().map(|part| charge(part.body.stored_bytes() as u64)).sum();
         let room = self.room_for(needed);
         self.outbound.wanted = if room { 0 } else { needed };
         if !room || self.hold_bytes > self.config.hold_memory {
-            return Some(Closed::Full);
+            return false;
         }
         // Every part must get a stamp below the durable ceiling.
         if self.clock.reading(now) + write.parts.len() as u64 > self.clock.ceiling_durable() {
             self.order(Action::Checkpoint);
-            return Some(Closed::Clock);
+            return false;
         }
-        None
+        true
     }
 
     /// Whether the journals here and at the peer have room for so many bytes of own entries: within the own limit, and
@@ -274,7 +268,7 @@ impl Engine {
             last_append = self.append(entry);
             last_stamp = stamp;
         }
-        self.pump_outbound(now);
+        self.pump_outbound();
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         volume.own_last = last_stamp;
         volume.counters.writes += 1;
@@ -353,7 +347,7 @@ impl Engine {
     }
 
     /// The own journal's frontier moved: a write's journey ends here, or goes on to wait for the peer.
-    pub(crate) fn wake_durable(&mut self, _now: Now) {
+    pub(crate) fn wake_durable(&mut self) {
         while let Some((append, op)) = self.waiting.by_append.first().copied() {
             if append > self.append_durable {
                 break;

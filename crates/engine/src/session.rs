@@ -260,7 +260,7 @@ impl Engine {
         self.notice(Severity::Info, "the peer is there; resuming the stream".into());
         self.order(Action::Paired);
         self.session_tick(now);
-        self.pump_outbound(now);
+        self.pump_outbound();
     }
 
     /// Whether this peer may be paired with; if not, a sentence that says what differs and what to do.
@@ -369,7 +369,7 @@ impl Engine {
     }
 
     /// Something became durable: perhaps the resume is complete now.
-    pub(crate) fn session_durable(&mut self, now: Now, _upto: AppendSeq, checkpoint: &Checkpoint) {
+    pub(crate) fn session_durable(&mut self, now: Now, checkpoint: &Checkpoint) {
         self.session.resume_from_durable = checkpoint.resume_from;
         self.resume_progress(now);
     }

@@ -229,7 +229,7 @@ impl Engine {
     }
 
     /// Sends what the window and the socket take.
-    pub(crate) fn pump_outbound(&mut self, _now: Now) {
+    pub(crate) fn pump_outbound(&mut self) {
         if !self.session.accepted() {
             return;
         }
@@ -325,7 +325,7 @@ impl Engine {
     }
 
     /// An [`Action::Fetch`] ended: the body's bytes, checked, or `None` if the journal could not give them.
-    pub fn handle_fetched(&mut self, now: Now, stamp: Stamp, bytes: Option<Bytes>) {
+    pub fn handle_fetched(&mut self, stamp: Stamp, bytes: Option<Bytes>) {
         let Some(bytes) = bytes else {
             let text = format!("entry {stamp} cannot be read back from the journal for the peer");
             self.notice(Severity::Alarm, text.clone());
@@ -336,13 +336,13 @@ impl Engine {
             slot.fetched = Some(bytes);
             slot.ready = true;
         }
-        self.pump_outbound(now);
+        self.pump_outbound();
     }
 
     /// The socket took bytes, or stopped taking them.
-    pub fn handle_link_backlog(&mut self, now: Now, queued: usize) {
+    pub fn handle_link_backlog(&mut self, queued: usize) {
         self.outbound.backlog = queued;
-        self.pump_outbound(now);
+        self.pump_outbound();
     }
 
     /// An entry arrived: of the peer's origin, or one of our own that we had lost.
@@ -445,7 +445,7 @@ impl Engine {
         out.uncharge(out.peer_destaged.min(self.cuts.recycled));
         self.session.peer_in_step = ack.resumed;
         self.wake_acked();
-        self.pump_outbound(now);
+        self.pump_outbound();
         self.pump_doors(now);
         self.try_cut(now);
     }

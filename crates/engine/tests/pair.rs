@@ -71,17 +71,22 @@ impl Pair {
 
     fn paired(mode: Mode) -> Pair {
         let mut pair = Pair::new(mode);
-        for site in SiteId::BOTH {
-            pair.engines[site.index()].handle_link_connected(pair.now);
-            pair.drain(site);
-        }
-        for _ in 0..8 {
-            pair.settle();
-            pair.pass(2 * MS);
-        }
+        pair.connect();
         assert!(SiteId::BOTH.iter().all(|site| pair.engines[site.index()].serving(pair.now, VOLUME)));
         pair.seen = [vec![], vec![]];
         pair
+    }
+
+    /// Connects both, and lets them come in step.
+    fn connect(&mut self) {
+        for site in SiteId::BOTH {
+            self.engines[site.index()].handle_link_connected(self.now);
+            self.drain(site);
+        }
+        for _ in 0..8 {
+            self.settle();
+            self.pass(2 * MS);
+        }
     }
 
     /// Carries orders out as far as they need no disk.
@@ -540,14 +545,7 @@ fn a_command_that_its_host_abandoned_at_the_door_never_happens() {
         "answered at once, so that an abort can end"
     );
     pair.wire = [vec![], vec![]];
-    for site in SiteId::BOTH {
-        pair.engines[site.index()].handle_link_connected(pair.now);
-        pair.drain(site);
-    }
-    for _ in 0..8 {
-        pair.settle();
-        pair.pass(2 * MS);
-    }
+    pair.connect();
     assert_eq!(pair.outcome(SiteId::A, 2), Some(Outcome::Done));
     assert_eq!(pair.engines[0].held_entries(), 1);
 }

@@ -205,7 +205,7 @@ impl Site {
             Event::LinkBytes { link, bytes } => self.link_bytes(now, link, bytes),
             Event::LinkBacklog { link, queued } => {
                 if self.link.as_ref().is_some_and(|present| present.id == link) {
-                    self.engine.handle_link_backlog(now, queued);
+                    self.engine.handle_link_backlog(queued);
                 }
             }
             Event::LinkClosed { link } => self.link_closed(now, link),
@@ -355,7 +355,7 @@ impl Site {
             }
             Errand::FetchForPeer { stamp, piece, skip } => {
                 let body = self.journal_read_done(piece, skip, result);
-                self.engine.handle_fetched(now, stamp, body.ok());
+                self.engine.handle_fetched(stamp, body.ok());
             }
             Errand::DestageRead { volume, extent, piece, skip } => {
                 let body = self.journal_read_done(piece, skip, result);
