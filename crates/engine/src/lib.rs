@@ -10,6 +10,7 @@ pub mod hold;
 pub mod hosts;
 pub mod message;
 pub mod mutant;
+pub mod reserve;
 pub mod session;
 pub mod stream;
 pub mod units;

@@ -101,6 +101,24 @@ impl fmt::Display for HostId {
     }
 }
 
+/// An I_T nexus: an initiator port (name and ISID, RFC 7143 4.4.1) at one site's target port. Who holds a
+/// reservation, and who is kept out by one (E3.3).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Nexus {
+    /// The initiator, by its name.
+    pub host: HostId,
+    /// The session's ISID, 48 bits.
+    pub isid: u64,
+    /// At whose port.
+    pub site: SiteId,
+}
+
+impl fmt::Display for Nexus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:012x}@{}", self.host, self.isid, self.site)
+    }
+}
+
 /// A block address on a volume, in blocks of [`BLOCK_BYTES`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Lba(pub u64);

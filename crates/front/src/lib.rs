@@ -9,6 +9,7 @@
 pub mod iscsi;
 pub mod scsi;
 
+use biplex_engine::reserve::{Access, PersistentView, Request, Verdict};
 use biplex_engine::{Extent, Lba, VolumeId};
 use bytes::Bytes;
 
@@ -57,6 +58,31 @@ pub enum Command {
     },
     /// All that was completed must be durable as the volume's mode promises (SYNCHRONIZE CACHE).
     Flush,
+    /// Write `data` if the blocks hold `compare`, both of `extent.bytes()` bytes (SBC-3 5.2). Answered by
+    /// [`Completion::Verdict`].
+    CompareAndWrite {
+        /// Which blocks.
+        extent: Extent,
+        /// What they must hold.
+        compare: Bytes,
+        /// What they become.
+        data: Bytes,
+    },
+    /// May the nexus give a command that does this to the unit? Answered by `Done`, or [`Failure::Conflict`].
+    Check {
+        /// What it does.
+        access: Access,
+    },
+    /// A reservation command, a reset, a change of the mode parameters: executed at both sites in one order. Answered
+    /// by [`Completion::Verdict`].
+    Control {
+        /// What is asked.
+        request: Request,
+    },
+    /// PERSISTENT RESERVE IN. Answered by [`Completion::Persistent`], or [`Failure::Conflict`].
+    Inspect,
+    /// The nexus is about to end: answered by `Done` when what it reserved is released at both sites.
+    Leave,
 }
 
 /// The site's answer to a [`Command`].
@@ -66,6 +92,10 @@ pub enum Completion {
     Data(Vec<Bytes>),
     /// Done, nothing to return.
     Done,
+    /// How a [`Command::Control`] or a [`Command::CompareAndWrite`] ended.
+    Verdict(Verdict),
+    /// The unit's registrations and persistent reservation.
+    Persistent(PersistentView),
     /// Not done, or not known to be done.
     Failed(Failure),
 }
@@ -88,6 +118,10 @@ pub enum Failure {
     NotReady,
     /// The journal is full or limits are reached: status BUSY, hosts retry.
     Busy,
+    /// Another nexus' reservation keeps this one out: status RESERVATION CONFLICT, hosts do not retry (E3.4).
+    Conflict,
+    /// The volume's mode and settings do not allow the command: 5/20/00.
+    NotSupported,
     /// The site has stopped (journal failed): HARDWARE ERROR 4/44/00.
     Stopped,
 }
