@@ -9,7 +9,8 @@
 //! Invariants: `destaged` only grows; entries leave the tables only after the stores were synced; digests of the same
 //! slots are equal at both sites, or an alarm names cut, volume and range.
 
-use crate::engine::{Action, DestagePiece, Engine, Held, HeldBody, Severity};
+use crate::engine::{Action, DestagePiece, Engine, Severity};
+use crate::held::{Held, HeldBody};
 use crate::hold::{HoldTable, IndexedTable};
 use crate::message::{Digest, DigestRow, Message};
 use crate::mutant::{Mutant, planted};
@@ -110,7 +111,9 @@ fn entry_hash(stamp: Stamp, held: &Held) -> u64 {
         HeldBody::Data(_) => 1,
         HeldBody::Fill(_) => 2,
         HeldBody::Unmap => 3,
-    };
+        HeldBody::Swap(_) => 4,
+        HeldBody::Control(_) => 5,
+    } | u64::from(held.fate.shows()) << 7;
     let words = [
         stamp.time,
         u64::from(stamp.site as u8) << 8 | kind,
@@ -148,6 +151,11 @@ impl Engine {
                 .next();
             limit = limit.min(unacked.map_or(u64::MAX, |(stamp, _)| stamp.time - 1));
         }
+        // What is not executed yet is not known to be part of the image.
+        for volume in self.volumes.values() {
+            let first = volume.ledger.pending.first_key_value();
+            limit = limit.min(first.map_or(u64::MAX, |(stamp, _)| stamp.time - 1));
+        }
         for volatile in &self.volatile {
             limit = limit.min(volatile.front().map_or(u64::MAX, |(_, stamp)| stamp.time - 1));
         }
@@ -157,6 +165,9 @@ impl Engine {
             return;
         }
         let cut = Stamp::last_of(time);
+        if !self.verdicts_recorded(cut) {
+            return;
+        }
         self.cuts.under_way = Some(cut);
         let pieces = self.plan(cut);
         if pieces.is_empty() {
@@ -170,7 +181,8 @@ impl Engine {
     fn plan(&self, cut: Stamp) -> Vec<DestagePiece> {
         let mut tables: BTreeMap<VolumeId, IndexedTable> = BTreeMap::new();
         for entries in &self.entries {
-            for (stamp, held) in entries.range(..=cut) {
+            let shown = entries.range(..=cut).filter(|(_, held)| held.fate.shows() && held.is_data());
+            for (stamp, held) in shown {
                 tables.entry(held.volume).or_default().insert(*stamp, held.extent, &mut |_, _| {});
             }
         }
@@ -203,6 +215,7 @@ impl Engine {
             self.notice(Severity::Info, format!("destage works again, at cut {cut}"));
         }
         let rows = self.fold(cut);
+        self.settle_base(cut);
         let retired = self.retire(cut);
         self.cuts.destaged = cut;
         self.cuts.count += 1;
@@ -234,7 +247,7 @@ impl Engine {
                     break;
                 }
                 let (stamp, held) = first.remove_entry();
-                if let HeldBody::Data(Some(bytes)) = &held.body {
+                if let Some(Some(bytes)) = held.body.bytes() {
                     self.hold_bytes -= bytes.len() as u64;
                 }
                 self.held_charges[origin.index()] -= held.charge();

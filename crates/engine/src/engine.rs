@@ -9,14 +9,18 @@
 //! Never waits, reads a clock or touches a disk. Invariants: those of `docs/design.md`, checked by [`Engine::check`].
 //!
 //! The handlers live by subject: [`crate::hosts`] (reads, writes, flushes), [`crate::stream`] (entries to and from
-//! the peer), [`crate::session`] (hello, resume, lease, heartbeat), [`crate::cut`] (destage, digests).
+//! the peer), [`crate::control`] and
+//! [`crate::judge`] (what is decided in order: reservations, COMPARE AND WRITE), [`crate::session`] (hello, resume, lease, heartbeat), [`crate::cut`] (destage, digests).
 
 use crate::clock::Clock;
+use crate::control::Ledger;
 use crate::cut::Cuts;
 use crate::entry::{Body, Entry};
+use crate::held::{Fate, Held, HeldBody, charge_of};
 use crate::hold::{HoldTable, Table, TableKind};
 use crate::hosts::Doors;
 use crate::message::{Message, VolumeGeometry};
+use crate::reserve::{Effect, PersistentView, Reservations, Verdict};
 use crate::session::Session;
 use crate::stream::{Inbound, Outbound};
 use crate::units::*;
@@ -35,6 +39,31 @@ pub enum Mode {
     Flush = 2,
 }
 
+/// When a volume's commands complete, and what else both sites must agree on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// When writes complete.
+    pub mode: Mode,
+    /// A write that the reservation in force at its stamp forbids is undone, at both sites, instead of kept (E4.1). For
+    /// volumes that are not sync: there such a write may have been completed before the reservation was known.
+    pub discard: bool,
+    /// COMPARE AND WRITE is served although the volume is not sync: atomic against every other one, but its verdict
+    /// may rest on plain writes that the other site's hosts were told of before this site had them.
+    pub swaps: bool,
+}
+
+impl Rules {
+    /// The rules of a volume of which nothing more is said.
+    pub fn of(mode: Mode) -> Rules {
+        Rules { mode, discard: false, swaps: false }
+    }
+
+    /// As the hello's volume row says it: the mode's ordinal, 16 discard, 32 swaps.
+    pub fn ordinal(self) -> u8 {
+        self.mode as u8 | u8::from(self.discard) << 4 | u8::from(self.swaps) << 5
+    }
+}
+
 /// What an engine must know. Times in nanoseconds, sizes in bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -43,7 +72,7 @@ pub struct Config {
     /// Identity of the pair.
     pub pair: u64,
     /// The volumes and how their writes complete.
-    pub volumes: Vec<(VolumeGeometry, Mode)>,
+    pub volumes: Vec<(VolumeGeometry, Rules)>,
     /// Hold time (E1.7).
     pub hold_time: u64,
     /// Destage interval (E1.7).
@@ -69,6 +98,8 @@ pub struct Recovered {
     pub journal: u64,
     /// The newest checkpoint.
     pub checkpoint: Checkpoint,
+    /// The reservations at its cut.
+    pub reservations: Vec<(VolumeId, Reservations)>,
 }
 
 /// The engine's share of what each journal group carries.
@@ -98,8 +129,14 @@ pub enum Outcome {
     Done,
     /// The site may not serve now, or the peer did not answer in time: the host should retry or turn to another path.
     NotReady,
-    /// The journal is full: the host should retry.
+    /// The journal is full, or what a reservation command waits for did not come: the host should retry.
     Busy,
+    /// Another nexus' reservation keeps this one out (E3.4).
+    Conflict,
+    /// The volume's rules do not allow the command.
+    NotSupported,
+    /// A request or a COMPARE AND WRITE was executed, at both sites, and ended like this.
+    Verdict(Verdict),
 }
 
 /// Where a piece of a read is found.
@@ -209,6 +246,33 @@ pub enum Action {
         /// Ascending by volume and block, not overlapping.
         pieces: Vec<DestagePiece>,
     },
+    /// Read what the blocks held before this COMPARE AND WRITE and compare; answer with [`Engine::handle_judged`].
+    Judge {
+        /// Which entry.
+        stamp: Stamp,
+        /// The volume.
+        volume: VolumeId,
+        /// Where what must be there is.
+        compare: Source,
+        /// Where what is there is: ascending and gapless.
+        pieces: Vec<SourcePiece>,
+    },
+    /// An answer to [`Engine::handle_inspect`].
+    Persistent {
+        /// Which.
+        op: OpId,
+        /// The volume's registrations and persistent reservation.
+        view: PersistentView,
+    },
+    /// Something follows for the hosts of this site from what was executed on this volume.
+    Effect {
+        /// The volume.
+        volume: VolumeId,
+        /// What.
+        effect: Effect,
+    },
+    /// Save these reservations, as of the cut that was just destaged, before a checkpoint says that it was.
+    SaveReservations(Vec<(VolumeId, Reservations)>),
     /// Make a group with the present [`Engine::checkpoint`] durable soon, even an empty one.
     Checkpoint,
     /// Tell the operator.
@@ -218,48 +282,6 @@ pub enum Action {
         /// What happened.
         text: String,
     },
-}
-
-/// An entry's body as the engine holds it.
-#[derive(Clone, Debug)]
-pub(crate) enum HeldBody {
-    /// In memory, or only in the journal any more.
-    Data(Option<Bytes>),
-    Fill(Bytes),
-    Unmap,
-}
-
-/// An entry that is not on the backing store yet.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub volume: VolumeId,
-    pub extent: Extent,
-    pub host: HostId,
-    pub seq: u64,
-    pub body: HeldBody,
-    pub body_crc: u32,
-    pub append: AppendSeq,
-    pub pos: Option<JournalPos>,
-}
-
-impl Held {
-    fn body_bytes(&self) -> u32 {
-        match &self.body {
-            HeldBody::Data(_) => self.extent.bytes() as u32,
-            HeldBody::Fill(block) => block.len() as u32,
-            HeldBody::Unmap => 0,
-        }
-    }
-
-    /// Worst-case bytes that the entry occupies in a journal.
-    pub(crate) fn charge(&self) -> u64 {
-        charge(self.body_bytes() as u64)
-    }
-}
-
-/// Worst-case journal bytes of a record with this body: alone in its group (two headers), in whole pages.
-pub(crate) fn charge(body_bytes: u64) -> u64 {
-    (body_bytes + 256).div_ceil(4096) * 4096
 }
 
 /// Counters of one volume, for status.
@@ -275,9 +297,10 @@ pub struct VolumeCounters {
 
 pub(crate) struct Volume {
     pub geometry: VolumeGeometry,
-    pub mode: Mode,
+    pub rules: Rules,
     pub table: Table,
     pub doors: Doors,
+    pub ledger: Ledger,
     /// Newest own stamp on this volume: what a flush in `flush` mode waits for.
     pub own_last: Stamp,
     pub counters: VolumeCounters,
@@ -330,6 +353,7 @@ pub struct Engine {
     pub(crate) conflicts: VecDeque<Conflict>,
     pub(crate) conflicts_seen: u64,
     pub(crate) draining: bool,
+    pub(crate) order: crate::control::Order,
     actions: VecDeque<Action>,
 }
 
@@ -338,15 +362,21 @@ impl Engine {
     /// [`Engine::recover_entry`] and end with [`Engine::recovered`] before anything else.
     pub fn new(config: Config, recovered: &Recovered, now: Now) -> Engine {
         let checkpoint = recovered.checkpoint;
+        let ledger = |id: VolumeId| {
+            let saved = recovered.reservations.iter().find(|(of, _)| *of == id);
+            let base = saved.map(|(_, saved)| saved.clone()).unwrap_or_default();
+            Ledger { live: base.clone(), base, ..Ledger::default() }
+        };
         let volumes = config
             .volumes
             .iter()
-            .map(|(geometry, mode)| {
+            .map(|(geometry, rules)| {
                 let volume = Volume {
                     geometry: geometry.clone(),
-                    mode: *mode,
+                    rules: *rules,
                     table: Table::new(config.table),
                     doors: Doors::default(),
+                    ledger: ledger(geometry.id),
                     own_last: Stamp::ZERO,
                     counters: VolumeCounters::default(),
                 };
@@ -381,6 +411,7 @@ impl Engine {
             conflicts: VecDeque::new(),
             conflicts_seen: 0,
             draining: false,
+            order: crate::control::Order::default(),
             actions: VecDeque::new(),
             config,
         }
@@ -388,15 +419,13 @@ impl Engine {
 
     /// Takes in an entry that recovery found, in journal order. Its data stays in the journal and need not be given.
     pub fn recover_entry(&mut self, entry: &Entry, pos: JournalPos) {
+        if let Body::Verdict { matched } = entry.body {
+            return self.recover_verdict(entry.stamp, matched);
+        }
         if entry.stamp <= self.cuts.destaged || self.knows(entry.stamp) {
             return;
         }
-        let body = match &entry.body {
-            Body::Data(_) => HeldBody::Data(None),
-            Body::Fill(block) => HeldBody::Fill(block.clone()),
-            Body::Unmap => HeldBody::Unmap,
-        };
-        self.hold(entry, body, AppendSeq(0), Some(pos));
+        self.hold(entry, HeldBody::of(&entry.body, false), AppendSeq(0), Some(pos));
         self.clock.observe(entry.stamp.time);
         if entry.stamp.site == self.config.site {
             let bytes = self.entries[entry.stamp.site.index()].get(&entry.stamp).map_or(0, Held::charge);
@@ -468,16 +497,22 @@ impl Engine {
                 }
             }
         }
+        let cut_waited = self.recorded(upto);
         self.session_durable(now, checkpoint);
+        self.execute(now);
         self.wake_durable();
         self.evict();
         self.pump_doors(now);
         self.pump_outbound();
+        if cut_waited {
+            self.try_cut(now);
+        }
     }
 
     /// Time passed.
     pub fn handle_tick(&mut self, now: Now) {
         self.session_tick(now);
+        self.judge_again(now);
         self.expire(now);
         self.pump_doors(now);
         self.pump_outbound();
@@ -492,7 +527,11 @@ impl Engine {
         let wall = |at: u64| now.mono + at.saturating_sub(now.wall);
         let ceiling = wall(self.clock.ceiling_due()).max(now.mono + 1_000_000);
         let cut = wall(self.cuts.next_boundary(now, self.config.hold_every));
-        self.session_deadline().min(self.waiting_deadline()).min(ceiling).min(cut)
+        self.session_deadline()
+            .min(self.waiting_deadline())
+            .min(self.order.retry_at.unwrap_or(u64::MAX))
+            .min(ceiling)
+            .min(cut)
     }
 
     /// How many bytes of entries surely find room in the journal, once all appends ordered so far are in it.
@@ -526,23 +565,33 @@ impl Engine {
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else {
             return Source::Store;
         };
-        let skip = (extent.start().0 - held.extent.start().0) * BLOCK_BYTES;
+        let skip = held.lead() + (extent.start().0 - held.extent.start().0) * BLOCK_BYTES;
+        self.source_at(held, skip, extent)
+    }
+
+    /// What a COMPARE AND WRITE compares.
+    pub(crate) fn compared(&self, held: &Held) -> Source {
+        self.source_at(held, 0, held.extent)
+    }
+
+    fn source_at(&self, held: &Held, skip: u64, extent: Extent) -> Source {
         match (&held.body, held.pos) {
-            (HeldBody::Data(Some(bytes)), _) => {
+            (HeldBody::Data(Some(bytes)) | HeldBody::Swap(Some(bytes)), _) => {
                 Source::Memory(bytes.slice(skip as usize..(skip + extent.bytes()) as usize))
             }
-            (HeldBody::Data(None), Some(pos)) => Source::Journal(JournalPiece {
+            (HeldBody::Data(None) | HeldBody::Swap(None), Some(pos)) => Source::Journal(JournalPiece {
                 pos,
                 body_bytes: held.body_bytes(),
                 body_crc: held.body_crc,
                 skip: skip as u32,
                 bytes: extent.bytes() as u32,
             }),
-            (HeldBody::Data(None), None) => {
+            (HeldBody::Data(None) | HeldBody::Swap(None), None) => {
                 unreachable!("only entries with a place in the journal lose their bytes")
             }
             (HeldBody::Fill(block), _) => Source::Fill(block.clone()),
             (HeldBody::Unmap, _) => Source::Zero,
+            (HeldBody::Control(_), _) => unreachable!("a request has no blocks, so no piece names it"),
         }
     }
 
@@ -561,29 +610,39 @@ impl Engine {
 
     /// Puts an entry into the tables; it shows from now on where it is the newest.
     pub(crate) fn hold(&mut self, entry: &Entry, body: HeldBody, append: AppendSeq, pos: Option<JournalPos>) {
-        if let HeldBody::Data(Some(bytes)) = &body {
+        if let Some(Some(bytes)) = body.bytes() {
             self.hold_bytes += bytes.len() as u64;
             self.evictable.push_back(entry.stamp);
         }
+        let fate = if matches!(body, HeldBody::Swap(_)) { Fate::Undecided } else { Fate::Holds };
         let held = Held {
             volume: entry.volume,
             extent: entry.extent,
             host: entry.host,
+            isid: entry.isid,
             seq: entry.seq,
             body,
             body_crc: entry.body_crc,
             append,
             pos,
+            fate,
         };
         self.held_charges[entry.stamp.site.index()] += held.charge();
+        let shows = fate.shows() && held.is_data();
         self.entries[entry.stamp.site.index()].insert(entry.stamp, held);
-        let Some(volume) = self.volumes.get_mut(&entry.volume) else {
-            return;
-        };
+        if shows {
+            self.show(entry.stamp, entry.volume, entry.extent);
+        }
+        self.take_turn(entry.stamp);
+    }
+
+    /// Enters an entry into its volume's table; it shows from now on where it is the newest.
+    pub(crate) fn show(&mut self, stamp: Stamp, id: VolumeId, extent: Extent) {
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
         let (conflicts, seen, counters) =
             (&mut self.conflicts, &mut self.conflicts_seen, &mut volume.counters);
-        volume.table.insert(entry.stamp, entry.extent, &mut |met, extent| {
-            if met.site == entry.stamp.site {
+        volume.table.insert(stamp, extent, &mut |met, extent| {
+            if met.site == stamp.site {
                 return;
             }
             counters.conflicts += 1;
@@ -593,10 +652,10 @@ impl Engine {
             }
             conflicts.push_back(Conflict {
                 number: *seen,
-                volume: entry.volume,
+                volume: id,
                 extent,
-                winner: met.max(entry.stamp),
-                loser: met.min(entry.stamp),
+                winner: met.max(stamp),
+                loser: met.min(stamp),
             });
         });
     }
@@ -605,13 +664,8 @@ impl Engine {
     pub(crate) fn append(&mut self, entry: Entry) -> AppendSeq {
         let append = self.append_next;
         self.append_next = AppendSeq(append.0 + 1);
-        let body = match &entry.body {
-            Body::Data(bytes) => HeldBody::Data(Some(bytes.clone())),
-            Body::Fill(block) => HeldBody::Fill(block.clone()),
-            Body::Unmap => HeldBody::Unmap,
-        };
-        self.hold(&entry, body, append, None);
-        self.journal_room = self.journal_room.saturating_sub(charge(entry.body.stored_bytes() as u64));
+        self.journal_room = self.journal_room.saturating_sub(charge_of(&entry.body));
+        self.hold(&entry, HeldBody::of(&entry.body, true), append, None);
         self.volatile[entry.stamp.site.index()].push_back((append, entry.stamp));
         self.order(Action::Append(entry));
         append
@@ -630,7 +684,7 @@ impl Engine {
                 if held.append > self.append_durable {
                     return; // nothing behind it is durable either
                 }
-                if let HeldBody::Data(bytes) = &mut held.body
+                if let Some(bytes) = held.body.bytes_mut()
                     && let Some(bytes) = bytes.take()
                 {
                     self.hold_bytes -= bytes.len() as u64;
@@ -645,8 +699,10 @@ impl Engine {
         let held = self.entries[stamp.site.index()].get(&stamp)?;
         let body = match &held.body {
             HeldBody::Data(bytes) => Body::Data(fetched.or_else(|| bytes.clone())?),
+            HeldBody::Swap(bytes) => Body::Swap(fetched.or_else(|| bytes.clone())?),
             HeldBody::Fill(block) => Body::Fill(block.clone()),
             HeldBody::Unmap => Body::Unmap,
+            HeldBody::Control(request) => Body::Control(request.clone()),
         };
         Some(Entry {
             stamp,
@@ -654,6 +710,7 @@ impl Engine {
             volume: held.volume,
             extent: held.extent,
             host: held.host,
+            isid: held.isid,
             body,
             body_crc: held.body_crc,
         })

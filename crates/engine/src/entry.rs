@@ -1,7 +1,9 @@
 //! What travels on the stream and lies in the journal: one entry per thing that happened to a volume.
 
-use crate::units::{Extent, HostId, Stamp, VolumeId};
+use crate::reserve::Request;
+use crate::units::{Extent, HostId, Nexus, Stamp, VolumeId};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What an entry does to the blocks of its extent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,14 +14,26 @@ pub enum Body {
     Fill(Bytes),
     /// Every block reads as zeros from now on; the backing store may give the space back (UNMAP).
     Unmap,
+    /// COMPARE AND WRITE: what the blocks must hold, then what they become; each exactly `extent.bytes()` bytes. Judged
+    /// in its place in the order, at both sites ([`crate::judge`]).
+    Swap(Bytes),
+    /// A request on the unit, executed in its place in the order, at both sites ([`crate::control`]). The extent says
+    /// nothing.
+    Control(Arc<Request>),
+    /// How this site judged the `Swap` of the same stamp: it lies in the own journal only, and never travels.
+    Verdict {
+        /// Whether the blocks held what was compared, so that they were written.
+        matched: bool,
+    },
 }
 
 impl Body {
     /// Bytes that travel and are journaled.
     pub fn stored_bytes(&self) -> usize {
         match self {
-            Body::Data(bytes) | Body::Fill(bytes) => bytes.len(),
-            Body::Unmap => 0,
+            Body::Data(bytes) | Body::Fill(bytes) | Body::Swap(bytes) => bytes.len(),
+            Body::Control(request) => request.stored_bytes(),
+            Body::Unmap | Body::Verdict { .. } => 0,
         }
     }
 }
@@ -37,8 +51,18 @@ pub struct Entry {
     pub extent: Extent,
     /// The host that asked.
     pub host: HostId,
+    /// The ISID of the session that asked (48 bits): with host and site it is the nexus.
+    pub isid: u64,
     /// What becomes of the blocks.
     pub body: Body,
-    /// CRC-32C of the body's stored bytes, taken once where the entry was made and checked wherever it is read.
+    /// CRC-32C of the body's stored bytes, taken once where the entry was made and checked wherever it is read. 0 for a
+    /// body that is spelt anew wherever it goes (`Control`) and for one without bytes.
     pub body_crc: u32,
+}
+
+impl Entry {
+    /// Who asked.
+    pub fn nexus(&self) -> Nexus {
+        Nexus { host: self.host, isid: self.isid, site: self.stamp.site }
+    }
 }

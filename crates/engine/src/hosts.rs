@@ -1,16 +1,26 @@
 //! Hosts' commands: who may come in, what they wait for, when they are answered.
 //!
-//! A command first stands at its volume's door (one queue for reads, one for writes, each in order of arrival) until
-//! the site may serve it. Then a write is stamped and a read takes its pieces; from there on each waits for two
-//! frontiers only: its own journal's and, where its mode says so, the peer's. Never answers anything twice.
+//! A command first stands at its volume's door (one queue for reads, one for writes, one for requests on the unit, each
+//! in order of arrival) until the site may serve it. There reservations are asked (E3.4). Then a write is stamped and a
+//! read takes its pieces; from there on each waits for at most three frontiers: its own journal's, the peer's, and the
+//! order's, where its outcome is decided in order ([`crate::control`]). Never answers anything twice.
 
-use crate::engine::{Action, Engine, Mode, OpId, Outcome, Source, SourcePiece, charge};
-use crate::entry::{Body, Entry};
+use crate::engine::{Action, Engine, Mode, OpId, Outcome, Source, SourcePiece};
+use crate::entry::Body;
+use crate::held::{Fate, HeldBody, charge_of};
 use crate::hold::{HoldTable, Piece};
+use crate::judge::HostSwap;
 use crate::mutant::{Mutant, planted};
+use crate::reserve::{Access, Request, Verdict};
 use crate::units::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Journal room that data leaves for requests on the unit: a fence must find room where writes find none. Bytes at
+/// most, and as a part of the own limit.
+const CONTROL_ROOM: u64 = 256 << 10;
+const CONTROL_ROOM_PART: u64 = 32;
 
 /// Part of a write command: what becomes of one extent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,35 +38,31 @@ pub struct WritePart {
 pub struct HostWrite {
     /// The volume.
     pub volume: VolumeId,
-    /// The host.
-    pub host: HostId,
+    /// Who asks.
+    pub nexus: Nexus,
     /// The parts; never empty.
     pub parts: Vec<WritePart>,
     /// Force unit access: in `flush` mode wait for the peer.
     pub fua: bool,
 }
 
+/// A command at the door.
 #[derive(Debug)]
-enum Knock {
-    Read { op: OpId, extent: Extent, deadline: u64 },
-    Write { op: OpId, write: HostWrite, deadline: u64 },
-    Flush { op: OpId, deadline: u64 },
+pub(crate) struct Knock {
+    pub op: OpId,
+    pub nexus: Nexus,
+    pub deadline: u64,
+    pub wish: Wish,
 }
 
-impl Knock {
-    fn deadline(&self) -> u64 {
-        match self {
-            Knock::Read { deadline, .. } | Knock::Write { deadline, .. } | Knock::Flush { deadline, .. } => {
-                *deadline
-            }
-        }
-    }
-
-    fn op(&self) -> OpId {
-        match self {
-            Knock::Read { op, .. } | Knock::Write { op, .. } | Knock::Flush { op, .. } => *op,
-        }
-    }
+/// What it wants.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    Read { extent: Extent },
+    Write { parts: Vec<WritePart>, fua: bool },
+    Flush,
+    Swap(HostSwap),
+    Control(Arc<Request>),
 }
 
 /// The commands of one volume that have not been let in yet.
@@ -64,25 +70,76 @@ impl Knock {
 pub(crate) struct Doors {
     reads: VecDeque<Knock>,
     writes: VecDeque<Knock>,
+    /// Requests and swaps: they need the peer, whatever the volume's mode, and must not wait behind writes that find
+    /// no room.
+    pub controls: VecDeque<Knock>,
+}
+
+impl Doors {
+    fn is_empty(&self) -> bool {
+        self.reads.is_empty() && self.writes.is_empty() && self.controls.is_empty()
+    }
+
+    fn each(&mut self) -> [&mut VecDeque<Knock>; 3] {
+        [&mut self.reads, &mut self.writes, &mut self.controls]
+    }
+
+    /// Sends away whoever `goes`.
+    pub(crate) fn drop_all(&mut self, goes: impl Fn(&Knock) -> bool) -> Vec<OpId> {
+        let mut gone = Vec::new();
+        for door in self.each() {
+            gone.extend(door.iter().filter(|knock| goes(knock)).map(|knock| knock.op));
+            door.retain(|knock| !goes(knock));
+        }
+        gone
+    }
+}
+
+/// Which frontiers a command waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stage {
+    /// Own journal: this append is durable.
+    pub append: AppendSeq,
+    /// Peer's journal: everything of this site up to this stamp is.
+    pub ack: Option<Stamp>,
+    /// Everything of the volume up to this stamp is executed.
+    pub turn: Option<(VolumeId, Stamp)>,
 }
 
 /// A command that was let in: what it still waits for and what follows then.
 #[derive(Debug)]
 struct Waiter {
-    ack: Option<Stamp>,
+    stage: Stage,
     then: Then,
+    deadline: u64,
     /// When it was last looked at, the peer could serve nobody who does not see this command: see
     /// [`Engine::on_its_way`].
     on_its_way: bool,
 }
 
 #[derive(Debug)]
-enum Then {
+pub(crate) enum Then {
     Done,
     /// Where the pieces are is asked when the wait is over: they may have been destaged meanwhile.
     Serve {
         volume: VolumeId,
         pieces: Vec<Piece>,
+    },
+    /// A swap on its blocks was not judged: the read takes its pieces when the wait is over.
+    Read {
+        volume: VolumeId,
+        extent: Extent,
+    },
+    /// What the order made of an own entry. `claim`: a request that starts over where E3.5 says so; `first`: it was
+    /// found in conflict and waits for requests that were known then.
+    Verdict {
+        volume: VolumeId,
+        stamp: Stamp,
+        claim: Option<(Nexus, Arc<Request>)>,
+        first: Option<Verdict>,
+    },
+    Inspect {
+        volume: VolumeId,
     },
 }
 
@@ -92,7 +149,7 @@ pub(crate) struct Waiting {
     ops: BTreeMap<OpId, Waiter>,
     by_append: BTreeSet<(AppendSeq, OpId)>,
     by_ack: BTreeSet<(Stamp, OpId)>,
-    deadlines: VecDeque<(u64, OpId)>,
+    deadlines: BTreeSet<(u64, OpId)>,
 }
 
 impl Waiting {
@@ -112,41 +169,37 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&write.volume) else {
             return self.refuse(op, Outcome::NotReady);
         };
-        let id = write.volume;
-        volume.doors.writes.push_back(Knock::Write { op, write, deadline });
+        let HostWrite { volume: id, nexus, parts, fua } = write;
+        volume.doors.writes.push_back(Knock { op, nexus, deadline, wish: Wish::Write { parts, fua } });
         self.pump_writes(now, id);
     }
 
     /// A host wants to read.
-    pub fn handle_read(&mut self, now: Now, op: OpId, id: VolumeId, extent: Extent) {
+    pub fn handle_read(&mut self, now: Now, op: OpId, id: VolumeId, nexus: Nexus, extent: Extent) {
         let deadline = now.mono + self.config.wait_max;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return self.refuse(op, Outcome::NotReady);
         };
-        volume.doors.reads.push_back(Knock::Read { op, extent, deadline });
+        volume.doors.reads.push_back(Knock { op, nexus, deadline, wish: Wish::Read { extent } });
         self.pump_reads(now, id);
     }
 
     /// A host wants all its completed writes durable as the volume's mode promises.
-    pub fn handle_flush(&mut self, now: Now, op: OpId, id: VolumeId) {
+    pub fn handle_flush(&mut self, now: Now, op: OpId, id: VolumeId, nexus: Nexus) {
         let deadline = now.mono + self.config.wait_max;
         let Some(volume) = self.volumes.get_mut(&id) else {
             return self.refuse(op, Outcome::NotReady);
         };
-        volume.doors.writes.push_back(Knock::Flush { op, deadline });
+        volume.doors.writes.push_back(Knock { op, nexus, deadline, wish: Wish::Flush });
         self.pump_writes(now, id);
     }
 
     /// Nobody waits for a command any more. If it still stands at the door it never happens: let in later, a write that
     /// its host has long done again elsewhere would cover newer ones. What was let in keeps its place in the order.
     pub fn handle_abandoned(&mut self, op: OpId) {
-        let doors =
-            self.volumes.values_mut().flat_map(|volume| [&mut volume.doors.reads, &mut volume.doors.writes]);
         let mut found = false;
-        for door in doors {
-            let before = door.len();
-            door.retain(|knock| knock.op() != op);
-            found |= door.len() < before;
+        for volume in self.volumes.values_mut() {
+            found |= !volume.doors.drop_all(|knock| knock.op == op).is_empty();
         }
         if found {
             self.refuse(op, Outcome::NotReady);
@@ -158,7 +211,7 @@ impl Engine {
         if self.draining {
             return false;
         }
-        match self.volumes.get(&volume).map(|volume| volume.mode) {
+        match self.volumes.get(&volume).map(|volume| volume.rules.mode) {
             Some(Mode::Sync) => {
                 self.session.in_step()
                     && (now.mono < self.session.lease_until || planted(Mutant::ServeWithoutLease))
@@ -168,32 +221,39 @@ impl Engine {
         }
     }
 
-    fn refuse(&mut self, op: OpId, outcome: Outcome) {
+    pub(crate) fn refuse(&mut self, op: OpId, outcome: Outcome) {
         self.order(Action::Complete { op, outcome });
     }
 
     /// Lets in whoever may come in now.
     pub(crate) fn pump_doors(&mut self, now: Now) {
-        let ids: Vec<VolumeId> = self
-            .volumes
-            .iter()
-            .filter(|(_, volume)| !volume.doors.reads.is_empty() || !volume.doors.writes.is_empty())
-            .map(|(id, _)| *id)
-            .collect();
+        self.pump_owed(now);
+        let ids: Vec<VolumeId> =
+            self.volumes.iter().filter(|(_, volume)| !volume.doors.is_empty()).map(|(id, _)| *id).collect();
         for id in ids {
+            self.pump_controls(now, id);
             self.pump_writes(now, id);
             self.pump_reads(now, id);
         }
+    }
+
+    /// Whether the reservations that are executed here keep this nexus out (E3.4).
+    fn kept_out(&self, id: VolumeId, nexus: Nexus, access: Access, extent: Option<Extent>) -> bool {
+        let live = self.volumes.get(&id).map(|volume| &volume.ledger.live);
+        live.is_some_and(|live| !live.is_free() && !live.allows(nexus, access, extent))
     }
 
     fn pump_reads(&mut self, now: Now, id: VolumeId) {
         if !self.serving(now, id) {
             return;
         }
-        while let Some(Knock::Read { op, extent, deadline }) =
-            self.volumes.get_mut(&id).and_then(|volume| volume.doors.reads.pop_front())
-        {
-            self.admit_read(op, id, extent, deadline);
+        while let Some(knock) = self.volumes.get_mut(&id).and_then(|volume| volume.doors.reads.pop_front()) {
+            let Wish::Read { extent } = knock.wish else { unreachable!("only reads stand at this door") };
+            if self.kept_out(id, knock.nexus, Access::Read, Some(extent)) {
+                self.refuse(knock.op, Outcome::Conflict);
+            } else {
+                self.admit_read(knock.op, id, extent, knock.deadline, None);
+            }
         }
     }
 
@@ -205,35 +265,46 @@ impl Engine {
             let Some(knock) = self.volumes.get_mut(&id).and_then(|v| v.doors.writes.pop_front()) else {
                 return;
             };
-            match knock {
-                Knock::Write { op, write, deadline } => {
-                    if !self.open(now, id, &write) {
-                        if let Some(volume) = self.volumes.get_mut(&id) {
-                            volume.doors.writes.push_front(Knock::Write { op, write, deadline });
-                        }
-                        return;
+            let Knock { op, nexus, deadline, wish } = knock;
+            match wish {
+                Wish::Write { parts, fua } => {
+                    let out = |part: &WritePart| self.kept_out(id, nexus, Access::Write, Some(part.extent));
+                    if parts.iter().any(out) {
+                        self.refuse(op, Outcome::Conflict);
+                    } else if self.open(now, &parts) {
+                        self.admit_write(now, op, HostWrite { volume: id, nexus, parts, fua });
+                    } else if let Some(volume) = self.volumes.get_mut(&id) {
+                        let wish = Wish::Write { parts, fua };
+                        return volume.doors.writes.push_front(Knock { op, nexus, deadline, wish });
                     }
-                    self.admit_write(now, op, write);
                 }
-                Knock::Flush { op, deadline } => self.admit_flush(id, op, deadline),
-                Knock::Read { op, extent, deadline } => self.admit_read(op, id, extent, deadline),
+                Wish::Flush if self.kept_out(id, nexus, Access::Control, None) => {
+                    self.refuse(op, Outcome::Conflict);
+                }
+                Wish::Flush => self.admit_flush(id, op, deadline),
+                other @ (Wish::Read { .. } | Wish::Swap(_) | Wish::Control(_)) => {
+                    unreachable!("{other:?} stands at another door")
+                }
             }
         }
     }
 
-    /// Whether a write may come in now: the volume is served, there is room, and there are stamps for all its parts.
-    fn open(&mut self, now: Now, id: VolumeId, write: &HostWrite) -> bool {
-        if !self.serving(now, id) {
-            return false;
-        }
-        let needed: u64 = write.parts.iter().map(|part| charge(part.body.stored_bytes() as u64)).sum();
+    /// Whether a write may come in now: there is room, and there are stamps for all its parts.
+    fn open(&mut self, now: Now, parts: &[WritePart]) -> bool {
+        let reserve = CONTROL_ROOM.min(self.own_limit() / CONTROL_ROOM_PART);
+        let needed = parts.iter().map(|part| charge_of(&part.body)).sum::<u64>() + reserve;
+        self.hold_bytes <= self.config.hold_memory && self.ready_for(now, needed, parts.len() as u64)
+    }
+
+    /// Whether there is journal room for `needed` bytes of own entries, and that many stamps.
+    pub(crate) fn ready_for(&mut self, now: Now, needed: u64, stamps: u64) -> bool {
         let room = self.room_for(needed);
         self.outbound.wanted = if room { 0 } else { needed };
-        if !room || self.hold_bytes > self.config.hold_memory {
+        if !room {
             return false;
         }
         // Every part must get a stamp below the durable ceiling.
-        if self.clock.reading(now) + write.parts.len() as u64 > self.clock.ceiling_durable() {
+        if self.clock.reading(now) + stamps > self.clock.ceiling_durable() {
             self.order(Action::Checkpoint);
             return false;
         }
@@ -255,84 +326,112 @@ impl Engine {
 
     /// The write's journey begins: stamped, held, journaled, mirrored. The end is in [`Engine::wake_durable`].
     fn admit_write(&mut self, now: Now, op: OpId, write: HostWrite) {
-        let (mut last_append, mut last_stamp) = (AppendSeq(0), Stamp::ZERO);
-        let HostWrite { volume: id, host, parts, fua } = write;
+        let (mut append, mut last) = (AppendSeq(0), Stamp::ZERO);
+        let HostWrite { volume: id, nexus, parts, fua } = write;
         let mut bytes = 0;
         for WritePart { extent, body, body_crc } in parts {
-            let stamp = self.clock.next(now).expect("the door was passed, so the ceiling is high enough");
-            let entry = Entry { stamp, seq: self.seq_next, volume: id, extent, host, body, body_crc };
-            self.seq_next += 1;
             bytes += extent.bytes();
-            self.outbound.charge(stamp, charge(entry.body.stored_bytes() as u64));
-            self.outbound.issued = stamp;
-            last_append = self.append(entry);
-            last_stamp = stamp;
+            (append, last) = self.issue(now, id, nexus, extent, body, body_crc);
         }
         self.pump_outbound();
         let Some(volume) = self.volumes.get_mut(&id) else { return };
-        volume.own_last = last_stamp;
+        volume.own_last = last;
         volume.counters.writes += 1;
         volume.counters.written_bytes += bytes;
-        let ack = match volume.mode {
+        let ack = match volume.rules.mode {
             Mode::Sync => !planted(Mutant::CompleteBeforeAck),
             Mode::Async => false,
             Mode::Flush => fua,
         };
-        let append = if planted(Mutant::CompleteBeforeSync) { AppendSeq(0) } else { last_append };
+        if planted(Mutant::CompleteBeforeSync) {
+            append = AppendSeq(0);
+        }
         // Counted anew from here: see [`Engine::on_its_way`].
         let deadline = now.mono + self.config.wait_max;
-        self.wait(op, append, ack.then_some(last_stamp), Then::Done, deadline);
+        self.wait(op, Stage { append, ack: ack.then_some(last), turn: None }, Then::Done, deadline);
     }
 
     fn admit_flush(&mut self, id: VolumeId, op: OpId, deadline: u64) {
         // What was completed is already durable as the mode promises, but for `flush` mode's plain writes.
         let Some(volume) = self.volumes.get(&id) else { return };
-        let ack = (volume.mode == Mode::Flush).then_some(volume.own_last);
-        self.wait(op, AppendSeq(0), ack, Then::Done, deadline);
+        let ack = (volume.rules.mode == Mode::Flush).then_some(volume.own_last);
+        self.wait(op, Stage { ack, ..Stage::default() }, Then::Done, deadline);
     }
 
     /// Takes the newest pieces as they are now. Where a piece is not committed yet the read waits for just that:
-    /// whoever else showed it did so after us.
-    fn admit_read(&mut self, op: OpId, id: VolumeId, extent: Extent, deadline: u64) {
+    /// whoever else showed it did so after us. `after`: the read has waited for the swaps that were known when it came,
+    /// up to this one; those that came later may be missed ([`crate::judge`]).
+    fn admit_read(&mut self, op: OpId, id: VolumeId, extent: Extent, deadline: u64, after: Option<Stamp>) {
+        if let Some(swap) = self.undecided(id, extent)
+            && after.is_none()
+        {
+            let stage = Stage { turn: Some((id, swap)), ..Stage::default() };
+            return self.wait(op, stage, Then::Read { volume: id, extent }, deadline);
+        }
         let own = self.config.site;
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         volume.counters.reads += 1;
         volume.counters.read_bytes += extent.bytes();
-        let sync = volume.mode == Mode::Sync;
+        let sync = volume.rules.mode == Mode::Sync;
         let mut pieces: Vec<Piece> = Vec::new();
         volume.table.lookup(extent, &mut pieces);
         let (mut append, mut ack) = (AppendSeq(0), None);
         for stamp in pieces.iter().filter_map(|piece| piece.stamp) {
-            if let Some(held) = self.entries[stamp.site.index()].get(&stamp) {
-                append = append.max(held.append);
+            let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { continue };
+            append = append.max(held.append);
+            let swap = matches!(held.body, HeldBody::Swap(_));
+            if swap && planted(Mutant::ShowSwapEarly) {
+                continue;
             }
             if sync && stamp.site == own {
                 ack = ack.max(Some(stamp));
+            }
+            if let (true, Fate::Matched { rests_on }) = (sync, held.fate) {
+                ack = ack.max(rests_on);
             }
         }
         if planted(Mutant::ShowPendingWrite) {
             (append, ack) = (AppendSeq(0), None);
         }
-        self.wait(op, append, ack, Then::Serve { volume: id, pieces }, deadline);
+        self.wait(op, Stage { append, ack, turn: None }, Then::Serve { volume: id, pieces }, deadline);
     }
 
-    fn wait(&mut self, op: OpId, append: AppendSeq, ack: Option<Stamp>, then: Then, deadline: u64) {
-        let ack = ack.filter(|stamp| *stamp > self.outbound.acked);
-        let waiter = Waiter { ack, then, on_its_way: self.on_its_way(ack) };
+    pub(crate) fn wait(&mut self, op: OpId, stage: Stage, then: Then, deadline: u64) {
+        let on_its_way = self.on_its_way(stage.ack);
+        self.waiting.ops.insert(op, Waiter { stage, then, deadline, on_its_way });
+        self.waiting.deadlines.insert((deadline, op));
+        self.go_on(op);
+    }
+
+    /// A command waits for its next frontier, or ends.
+    pub(crate) fn go_on(&mut self, op: OpId) {
+        let Some(Stage { append, ack, turn }) = self.waiting.ops.get(&op).map(|waiter| waiter.stage) else {
+            return;
+        };
         if append > self.append_durable {
             self.waiting.by_append.insert((append, op));
-        } else if let Some(stamp) = ack {
-            self.waiting.by_ack.insert((stamp, op));
-        } else {
-            return self.finish(op, waiter.then);
+            return;
         }
-        self.waiting.ops.insert(op, waiter);
-        self.waiting.deadlines.push_back((deadline, op));
+        if let Some(stamp) = ack.filter(|stamp| *stamp > self.outbound.acked) {
+            self.waiting.by_ack.insert((stamp, op));
+            return;
+        }
+        if let Some((id, stamp)) = turn
+            && let Some(volume) = self.volumes.get_mut(&id)
+            && !volume.ledger.executed(stamp)
+        {
+            volume.ledger.waiting.insert((stamp, op));
+            return;
+        }
+        if let Some(waiter) = self.waiting.ops.remove(&op) {
+            self.waiting.deadlines.remove(&(waiter.deadline, op));
+            self.finish(op, waiter);
+        }
     }
 
-    fn finish(&mut self, op: OpId, then: Then) {
-        match then {
-            Then::Done => self.order(Action::Complete { op, outcome: Outcome::Done }),
+    fn finish(&mut self, op: OpId, waiter: Waiter) {
+        match waiter.then {
+            Then::Done => self.refuse(op, Outcome::Done),
             Then::Serve { volume, pieces } => {
                 let pieces = pieces
                     .into_iter()
@@ -342,6 +441,17 @@ impl Engine {
                     })
                     .collect();
                 self.order(Action::Serve { op, volume, pieces });
+            }
+            Then::Read { volume, extent } => {
+                let after = waiter.stage.turn.map(|(_, stamp)| stamp);
+                self.admit_read(op, volume, extent, waiter.deadline, after);
+            }
+            Then::Verdict { volume, stamp, claim, first } => {
+                self.conclude(op, volume, stamp, claim, first, waiter.deadline);
+            }
+            Then::Inspect { volume } => {
+                let view = self.volumes.get(&volume).map(|volume| volume.ledger.live.persistent());
+                self.order(Action::Persistent { op, view: view.unwrap_or_default() });
             }
         }
     }
@@ -353,20 +463,7 @@ impl Engine {
                 break;
             }
             self.waiting.by_append.pop_first();
-            let ack = self.waiting.ops.get(&op).and_then(|waiter| waiter.ack);
-            match ack.filter(|stamp| *stamp > self.outbound.acked) {
-                Some(stamp) => {
-                    self.waiting.by_ack.insert((stamp, op));
-                }
-                None => self.finish_waiter(op),
-            }
-        }
-        self.forget_answered_deadlines();
-    }
-
-    fn forget_answered_deadlines(&mut self) {
-        while self.waiting.deadlines.front().is_some_and(|(_, op)| !self.waiting.ops.contains_key(op)) {
-            self.waiting.deadlines.pop_front();
+            self.go_on(op);
         }
     }
 
@@ -377,39 +474,38 @@ impl Engine {
                 break;
             }
             self.waiting.by_ack.pop_first();
-            self.finish_waiter(op);
-        }
-        self.forget_answered_deadlines();
-    }
-
-    fn finish_waiter(&mut self, op: OpId) {
-        if let Some(waiter) = self.waiting.ops.remove(&op) {
-            self.finish(op, waiter.then);
+            self.go_on(op);
         }
     }
 
     /// Answers those who waited too long, so that their hosts retry or turn to another path.
     pub(crate) fn expire(&mut self, now: Now) {
-        while let Some((deadline, op)) = self.waiting.deadlines.front().copied() {
-            if let Some(waiter) = self.waiting.ops.get(&op) {
-                if deadline > now.mono {
-                    break;
-                }
-                let (before, ack) = (waiter.on_its_way, waiter.ack);
-                let on_its_way = self.on_its_way(ack);
-                if !(before && on_its_way)
-                    && let Some(waiter) = self.waiting.ops.get_mut(&op)
-                {
-                    waiter.on_its_way = on_its_way;
-                    self.waiting.deadlines.pop_front();
-                    self.waiting.deadlines.push_back((now.mono + self.config.wait_max, op));
-                    continue;
-                }
-                // It stays findable by append or ack, which finds no waiter any more and does nothing.
-                self.waiting.ops.remove(&op);
-                self.refuse(op, Outcome::NotReady);
+        while let Some((deadline, op)) = self.waiting.deadlines.first().copied() {
+            if deadline > now.mono {
+                break;
             }
-            self.waiting.deadlines.pop_front();
+            self.waiting.deadlines.pop_first();
+            let Some(waiter) = self.waiting.ops.get(&op) else { continue };
+            let (before, ack) = (waiter.on_its_way, waiter.stage.ack);
+            let on_its_way = self.on_its_way(ack);
+            if !(before && on_its_way) {
+                if let Some(waiter) = self.waiting.ops.get_mut(&op) {
+                    waiter.on_its_way = on_its_way;
+                    waiter.deadline = now.mono + self.config.wait_max;
+                    self.waiting.deadlines.insert((waiter.deadline, op));
+                }
+                continue;
+            }
+            // It stays findable by what it waits for, which finds no waiter any more and does nothing.
+            let outcome = match self.waiting.ops.remove(&op).map(|waiter| waiter.then) {
+                Some(Then::Verdict { stamp, .. }) => {
+                    self.order.forget(stamp);
+                    Outcome::Busy
+                }
+                Some(Then::Inspect { .. }) => Outcome::Busy,
+                Some(Then::Done | Then::Serve { .. } | Then::Read { .. }) | None => Outcome::NotReady,
+            };
+            self.refuse(op, outcome);
         }
         let ids: Vec<VolumeId> = self.volumes.keys().copied().collect();
         for id in ids {
@@ -417,13 +513,15 @@ impl Engine {
             let draining = self.draining;
             let Some(volume) = self.volumes.get_mut(&id) else { continue };
             let mut refused = Vec::new();
-            for door in [&mut volume.doors.reads, &mut volume.doors.writes] {
-                while door.front().is_some_and(|knock| draining || knock.deadline() <= now.mono) {
-                    refused.extend(door.pop_front().map(|knock| knock.op()));
+            for door in volume.doors.each() {
+                while door.front().is_some_and(|knock| draining || knock.deadline <= now.mono) {
+                    refused.extend(door.pop_front());
                 }
             }
-            for op in refused {
-                self.refuse(op, outcome);
+            for Knock { op, wish, .. } in refused {
+                // A request on the unit is not tied to this path: the host asks again here.
+                let busy = matches!(wish, Wish::Control(_));
+                self.refuse(op, if busy { Outcome::Busy } else { outcome });
             }
         }
     }
@@ -438,13 +536,11 @@ impl Engine {
 
     pub(crate) fn waiting_deadline(&self) -> u64 {
         let doors = self.volumes.values().flat_map(|volume| {
-            [volume.doors.reads.front(), volume.doors.writes.front()]
-                .into_iter()
-                .flatten()
-                .map(Knock::deadline)
+            let doors = &volume.doors;
+            [doors.reads.front(), doors.writes.front(), doors.controls.front()].into_iter().flatten()
         });
-        let waiting = self.waiting.deadlines.front().map(|(deadline, _)| *deadline);
-        doors.chain(waiting).min().unwrap_or(u64::MAX)
+        let waiting = self.waiting.deadlines.first().map(|(deadline, _)| *deadline);
+        doors.map(|knock| knock.deadline).chain(waiting).min().unwrap_or(u64::MAX)
     }
 
     /// Whether the write that last found no room would find none now either: hosts are held back.

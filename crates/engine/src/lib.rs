@@ -3,11 +3,14 @@
 //! No I/O, no clock, no threads, no randomness, no hash maps: the daemon and the simulator run the same code.
 
 pub mod clock;
+pub mod control;
 pub mod cut;
 pub mod engine;
 pub mod entry;
+mod held;
 pub mod hold;
 pub mod hosts;
+pub mod judge;
 pub mod message;
 pub mod mutant;
 pub mod reserve;

@@ -18,7 +18,8 @@ pub struct VolumeGeometry {
     pub lun: u16,
     /// Its size in blocks.
     pub blocks: u64,
-    /// Ordinal of its completion mode (0 async, 1 sync, 2 flush).
+    /// Ordinal of its completion mode (0 async, 1 sync, 2 flush), and what else both sites must agree on, as flags
+    /// ([`crate::engine::Rules`]).
     pub mode: u8,
 }
 
@@ -31,6 +32,8 @@ pub struct Hello {
     pub pair: u64,
     /// The sender's site.
     pub site: SiteId,
+    /// How often the sender was started.
+    pub run: u32,
     /// Random identity of the sender's journal, made when the journal was created. A journal made anew is another one.
     pub journal: u64,
     /// The journal identity that the sender knows its peer by; 0 if it never met its peer.

@@ -43,6 +43,16 @@ pub enum Mutant {
     ForgetBeforeStoreSync,
     /// A torn tail is taken for good.
     TakeTornTail,
+    /// A reserve is granted before the peer has acked it.
+    GrantBeforeAck,
+    /// A peer's request is acked before it is executed here, and before what came before is on its way.
+    AckBeforeExecuted,
+    /// A reserve that finds somebody else is refused although a release is on its way.
+    SkipRetry,
+    /// A COMPARE AND WRITE is judged on the newest bytes instead of those at its place in the order.
+    JudgeNewest,
+    /// What a COMPARE AND WRITE wrote is shown before the peer has what its verdict rests on.
+    ShowSwapEarly,
 }
 
 #[cfg(feature = "mutants")]

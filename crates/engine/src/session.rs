@@ -33,6 +33,8 @@ pub(crate) struct Session {
     journal: u64,
     pub peer_journal: u64,
     pub peer_journal_usable: u64,
+    /// How often the peer was started, by its last hello; 0 if none came in this run.
+    pub peer_run: u32,
     /// See [`crate::message::Hello::have`]; `Some` until the peer has returned what this site lost.
     pub resume_from: Option<Stamp>,
     /// `resume_from` of the newest durable checkpoint.
@@ -68,6 +70,7 @@ impl Session {
             journal,
             peer_journal: checkpoint.peer_journal,
             peer_journal_usable: u64::MAX,
+            peer_run: 0,
             resume_from: checkpoint.resume_from,
             resume_from_durable: checkpoint.resume_from,
             resume_end: None,
@@ -163,6 +166,7 @@ impl Engine {
             version: PROTOCOL_VERSION,
             pair: self.config.pair,
             site: own,
+            run: self.run,
             journal: self.session.journal,
             peer_journal: self.session.peer_journal,
             wall: now.wall,
@@ -249,6 +253,7 @@ impl Engine {
         session.ping_every =
             (self.config.hold_every / 4).min(self.config.lease / 5).clamp(PING_EVERY_MIN, PING_EVERY_MAX);
         session.peer_journal_usable = hello.journal_bytes;
+        session.peer_run = hello.run;
         if session.peer_journal != hello.journal {
             session.peer_journal = hello.journal;
             self.order(Action::Checkpoint);
@@ -303,7 +308,8 @@ impl Engine {
             if theirs != *volume {
                 return Err(format!(
                     "volume {} differs: lun {} with {} blocks, mode {} at site {own}, lun {} with {} blocks, \
-                     mode {} at site {} (modes: 0 async, 1 sync, 2 flush): make them equal",
+                     mode {} at site {} (modes: 0 async, 1 sync, 2 flush; and 16 reserve_conflicting_writes = \"discard\", 32 \
+                     compare_and_write = \"allow\"): make them equal",
                     volume.name,
                     volume.lun,
                     volume.blocks,
@@ -390,6 +396,8 @@ impl Engine {
         self.session.ack_owed = true;
         self.notice(Severity::Info, "in step with the peer: nothing is owed to this site".into());
         self.send_ping(now);
+        self.say_started(now);
+        self.execute(now);
         self.pump_doors(now);
     }
 

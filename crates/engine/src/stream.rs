@@ -7,8 +7,9 @@
 //! Invariants: own entries leave in stamp order; `acked ≤ issued`; an entry counts as acked only when it is durable
 //! in the peer's journal, and the own promise never passes an own entry that is unsent or not durable here.
 
-use crate::engine::{Action, Engine, HeldBody, JournalPiece, Severity, Source, charge};
+use crate::engine::{Action, Engine, JournalPiece, Severity};
 use crate::entry::{Body, Entry};
+use crate::held::charge_of;
 use crate::message::{Ack, Message};
 use crate::mutant::{Mutant, planted};
 use crate::units::*;
@@ -200,7 +201,7 @@ impl Engine {
         let durable =
             if planted(Mutant::AckBeforeSync) { self.inbound.received } else { self.inbound.durable };
         Ack {
-            durable,
+            durable: durable.min(self.ack_limit()),
             promise: self.promise(now),
             destaged: self.cuts.recycled,
             resumed: self.session.in_step_here(),
@@ -248,6 +249,9 @@ impl Engine {
         {
             self.outbound.owed = None;
             self.order(Action::Send(Message::ResumeEnd));
+        }
+        if self.barrier_passed() {
+            self.session.ack_owed = true;
         }
     }
 
@@ -300,13 +304,16 @@ impl Engine {
 
     fn fetch_order(&self, stamp: Stamp) -> Option<JournalPiece> {
         let held = self.entries[stamp.site.index()].get(&stamp)?;
-        if !matches!(held.body, HeldBody::Data(None)) {
+        if held.body.bytes() != Some(&None) {
             return None;
         }
-        match self.source(stamp, held.extent) {
-            Source::Journal(piece) => Some(piece),
-            Source::Memory(_) | Source::Fill(_) | Source::Zero | Source::Store => None,
-        }
+        Some(JournalPiece {
+            pos: held.pos.expect("only entries with a place in the journal lose their bytes"),
+            body_bytes: held.body_bytes(),
+            body_crc: held.body_crc,
+            skip: 0,
+            bytes: held.body_bytes(),
+        })
     }
 
     fn send_entry(&mut self, stamp: Stamp, fetched: Option<Bytes>) {
@@ -353,7 +360,9 @@ impl Engine {
                 && match &entry.body {
                     Body::Data(bytes) => bytes.len() as u64 == entry.extent.bytes(),
                     Body::Fill(block) => block.len() as u64 == BLOCK_BYTES,
-                    Body::Unmap => true,
+                    Body::Swap(bytes) => bytes.len() as u64 == 2 * entry.extent.bytes(),
+                    Body::Unmap | Body::Control(_) => true,
+                    Body::Verdict { .. } => false,
                 }
         });
         if !fits {
@@ -362,7 +371,7 @@ impl Engine {
         }
         self.clock.observe(entry.stamp.time);
         let new = entry.stamp > self.cuts.destaged && !self.knows(entry.stamp);
-        let room = charge(entry.body.stored_bytes() as u64);
+        let room = charge_of(&entry.body);
         if self.inbound.deaf() || (new && room > self.journal_room) {
             return self.turn_away(entry.stamp, room);
         }
@@ -395,7 +404,7 @@ impl Engine {
             entry.stamp = Stamp { site: own.peer(), ..stamp };
         }
         if entry.stamp.site == own {
-            self.outbound.charge_again(entry.stamp, charge(entry.body.stored_bytes() as u64));
+            self.outbound.charge_again(entry.stamp, charge_of(&entry.body));
         }
         self.append(entry);
     }
@@ -444,6 +453,7 @@ impl Engine {
         }
         out.uncharge(out.peer_destaged.min(self.cuts.recycled));
         self.session.peer_in_step = ack.resumed;
+        self.execute(now);
         self.wake_acked();
         self.pump_outbound();
         self.pump_doors(now);

@@ -75,6 +75,12 @@ impl Stamp {
     }
 }
 
+impl Default for Stamp {
+    fn default() -> Stamp {
+        Stamp::ZERO
+    }
+}
+
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:09}{}", self.time / 1_000_000_000, self.time % 1_000_000_000, self.site)

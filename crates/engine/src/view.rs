@@ -1,6 +1,7 @@
 //! Looking at an engine from outside: what operators are shown and what checkers check. Changes nothing.
 
-use crate::engine::{Conflict, Engine, HeldBody, VolumeCounters};
+use crate::engine::{Conflict, Engine, VolumeCounters};
+use crate::held::HeldBody;
 use crate::hold::HoldTable;
 use crate::units::*;
 
@@ -62,10 +63,11 @@ impl Engine {
             for (stamp, extent) in volume.table.records() {
                 let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { continue };
                 let data = match (&held.body, held.pos) {
-                    (HeldBody::Data(None), Some(pos)) => RowData::Journal(pos),
-                    (HeldBody::Data(_), _) => RowData::Memory,
+                    (HeldBody::Data(None) | HeldBody::Swap(None), Some(pos)) => RowData::Journal(pos),
+                    (HeldBody::Data(_) | HeldBody::Swap(_), _) => RowData::Memory,
                     (HeldBody::Fill(_), _) => RowData::Fill,
                     (HeldBody::Unmap, _) => RowData::Unmap,
+                    (HeldBody::Control(_), _) => unreachable!("a request is in no table of blocks"),
                 };
                 rows.push(Row { stamp, host: held.host, extent, data, volume: *id });
             }
@@ -143,9 +145,9 @@ impl Engine {
                 if *stamp <= self.cuts.destaged {
                     return Err(format!("entry {stamp} is held though destaged at {}", self.cuts.destaged));
                 }
-                if let HeldBody::Data(Some(data)) = &held.body {
+                if let Some(Some(data)) = held.body.bytes() {
                     bytes += data.len() as u64;
-                    if data.len() as u64 != held.extent.bytes() {
+                    if data.len() as u64 != u64::from(held.body_bytes()) {
                         return Err(format!("entry {stamp} holds {} bytes for {}", data.len(), held.extent));
                     }
                 }
@@ -158,11 +160,16 @@ impl Engine {
             volume.table.check()?;
             for (stamp, extent) in volume.table.records() {
                 let held = self.entries[stamp.site.index()].get(&stamp);
-                if !held.is_some_and(|held| held.volume == *id && held.extent.contains(extent)) {
+                let fits = |held: &crate::held::Held| {
+                    held.volume == *id && held.extent.contains(extent) && held.fate.shows()
+                };
+                if !held.is_some_and(fits) {
                     return Err(format!("volume {id}: record {stamp} {extent} has no entry behind it"));
                 }
             }
             self.check_newest(*id)?;
+            volume.ledger.base.check()?;
+            volume.ledger.live.check()?;
         }
         Ok(())
     }
@@ -172,7 +179,8 @@ impl Engine {
         let Some(volume) = self.volumes.get(&id) else { return Ok(()) };
         let mut pieces = Vec::new();
         for entries in &self.entries {
-            for (stamp, held) in entries.iter().filter(|(_, held)| held.volume == id) {
+            let shown = entries.iter().filter(|(_, held)| held.volume == id && held.fate.shows());
+            for (stamp, held) in shown.filter(|(_, held)| held.is_data()) {
                 volume.table.lookup(held.extent, &mut pieces);
                 if let Some(piece) =
                     pieces.iter().find(|piece| piece.stamp.is_none_or(|shown| shown < *stamp))
@@ -194,7 +202,7 @@ impl Engine {
             .iter()
             .filter_map(|stamp| self.entries[stamp.site.index()].get(stamp))
             .filter(|held| held.append > self.append_durable)
-            .map(|held| held.extent.bytes())
+            .map(|held| u64::from(held.body_bytes()))
             .sum();
         if self.hold_bytes > self.config.hold_memory + volatile {
             return Err(format!(

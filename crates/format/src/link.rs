@@ -6,6 +6,7 @@
 use crate::error::FormatError;
 use crate::record::{
     BODY_BYTES_MAX, HEADER_BYTES, Kind, RecordHeader, decode_header, encode_entry_header, site,
+    stored_body,
 };
 use crate::volume::{VOLUME_ROW_BYTES, VOLUMES_MAX, decode_rows, encode_rows};
 use biplex_engine::message::{Ack, Digest, DigestRow, Hello, Message, Ping, Pong, Refusal};
@@ -118,11 +119,7 @@ pub fn encode(pair: u64, message: &Message) -> (Bytes, Option<Bytes>) {
     let (header, body) = match message {
         Message::Entry(entry) => {
             let header = Bytes::copy_from_slice(&encode_entry_header(pair, entry));
-            let payload = match &entry.body {
-                Body::Data(bytes) | Body::Fill(bytes) => Some(bytes.clone()),
-                Body::Unmap => None,
-            };
-            return (header, payload);
+            return (header, stored_body(&entry.body));
         }
         Message::Hello(hello) => hello_parts(hello),
         Message::Refuse(refusal) => refusal_parts(pair, refusal),
@@ -147,6 +144,7 @@ fn hello_parts(hello: &Hello) -> (RecordHeader, Vec<u8>) {
     let mut header = RecordHeader::blank(Kind::Hello, hello.pair);
     header.version = U16::new(hello.version);
     header.origin = hello.site as u8;
+    header.seq = U64::new(u64::from(hello.run));
     let [have_a, have_b] = hello.have;
     let fixed = HelloBody {
         journal: U64::new(hello.journal),
@@ -271,7 +269,10 @@ fn ack(header: &RecordHeader) -> Ack {
 fn decode_message(header: &RecordHeader, body: Bytes) -> Result<Message, FormatError> {
     header.check_body(&body)?;
     let message = match header.kind()? {
-        Kind::Data | Kind::Fill | Kind::Unmap => return header.entry(body).map(Message::Entry),
+        Kind::Data | Kind::Fill | Kind::Unmap | Kind::Swap | Kind::Control => {
+            return header.entry(body).map(Message::Entry);
+        }
+        Kind::Verdict => return Err(FormatError::Kind { what: "message", found: header.kind }),
         Kind::Hello => Message::Hello(decode_hello(header, &body)?),
         Kind::Refuse => {
             // Frozen: readable whatever the version, so that an older or newer peer can say why.
@@ -324,6 +325,7 @@ fn decode_hello(header: &RecordHeader, body: &Bytes) -> Result<Hello, FormatErro
         version: header.version(),
         pair: header.pair(),
         site: site(header.origin)?,
+        run: header.seq.get() as u32,
         journal: fixed.journal.get(),
         peer_journal: fixed.peer_journal.get(),
         wall: fixed.wall.get(),

@@ -10,6 +10,7 @@ use biplex_engine::message::PROTOCOL_VERSION;
 use biplex_engine::{BLOCK_BYTES, Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
 use bytes::Bytes;
 use core::mem::offset_of;
+use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -19,6 +20,8 @@ pub const HEADER_BYTES: usize = 128;
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// How every header starts.
 pub const RECORD_MAGIC: [u8; 4] = *b"BPXR";
+/// Largest ISID: 48 bits (RFC 7143 11.12.5).
+const ISID_MAX: u64 = (1 << 48) - 1;
 /// Kind-specific words of a header.
 pub const WORDS: usize = 6;
 
@@ -48,11 +51,17 @@ pub enum Kind {
     Digest = 10,
     /// A host's name.
     Host = 11,
+    /// Entry: COMPARE AND WRITE.
+    Swap = 12,
+    /// Entry: a request on the unit.
+    Control = 13,
+    /// How a site judged a swap: in its own journal only.
+    Verdict = 14,
 }
 
 impl Kind {
     /// Every kind, in ordinal order.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Hello,
         Kind::Refuse,
         Kind::Data,
@@ -64,6 +73,9 @@ impl Kind {
         Kind::Pong,
         Kind::Digest,
         Kind::Host,
+        Kind::Swap,
+        Kind::Control,
+        Kind::Verdict,
     ];
 
     /// The kind with this ordinal, if there is one.
@@ -85,13 +97,16 @@ impl Kind {
             Kind::Pong => "pong",
             Kind::Digest => "digest",
             Kind::Host => "host",
+            Kind::Swap => "swap",
+            Kind::Control => "control",
+            Kind::Verdict => "verdict",
         }
     }
 
-    /// Whether it is an entry, which may lie in a journal.
+    /// Whether it may lie in a journal.
     pub fn is_entry(self) -> bool {
         match self {
-            Kind::Data | Kind::Fill | Kind::Unmap => true,
+            Kind::Data | Kind::Fill | Kind::Unmap | Kind::Swap | Kind::Control | Kind::Verdict => true,
             Kind::Hello
             | Kind::Refuse
             | Kind::ResumeEnd
@@ -108,9 +123,10 @@ impl Kind {
         match self {
             Kind::Hello => crate::link::HELLO_BODY_BYTES_MAX,
             Kind::Refuse => crate::link::REFUSAL_BYTES_MAX,
-            Kind::Data | Kind::Digest => BODY_BYTES_MAX,
+            Kind::Data | Kind::Digest | Kind::Swap => BODY_BYTES_MAX,
             Kind::Fill => BLOCK_BYTES as usize,
-            Kind::Unmap | Kind::ResumeEnd | Kind::Ack | Kind::Ping | Kind::Pong => 0,
+            Kind::Control => crate::control::REQUEST_BYTES_MAX,
+            Kind::Unmap | Kind::Verdict | Kind::ResumeEnd | Kind::Ack | Kind::Ping | Kind::Pong => 0,
             Kind::Host => crate::link::HOST_NAME_BYTES_MAX,
         }
     }
@@ -273,7 +289,9 @@ impl RecordHeader {
         let expected = match kind {
             Kind::Data => extent.bytes(),
             Kind::Fill => BLOCK_BYTES,
-            Kind::Unmap => 0,
+            Kind::Unmap | Kind::Verdict => 0,
+            Kind::Swap => 2 * extent.bytes(),
+            Kind::Control => self.body_bytes() as u64,
             Kind::Hello
             | Kind::Refuse
             | Kind::ResumeEnd
@@ -288,9 +306,13 @@ impl RecordHeader {
                 return Err(FormatError::Length { what: "body of an entry", expected, found });
             }
         }
+        let [isid, matched, _, _, _, _] = self.words;
         let body = match kind {
             Kind::Data => Body::Data(body),
             Kind::Fill => Body::Fill(body),
+            Kind::Swap => Body::Swap(body),
+            Kind::Control => Body::Control(Arc::new(crate::control::decode_request(&body)?)),
+            Kind::Verdict => Body::Verdict { matched: matched.get() != 0 },
             Kind::Unmap
             | Kind::Hello
             | Kind::Refuse
@@ -307,9 +329,13 @@ impl RecordHeader {
             volume: VolumeId(self.volume.get()),
             extent,
             host: HostId(self.host.get()),
+            isid: isid.get(),
+            body_crc: if matches!(body, Body::Control(_)) { 0 } else { self.body_crc.get() },
             body,
-            body_crc: self.body_crc.get(),
         };
+        if entry.isid > ISID_MAX {
+            return Err(FormatError::Field { what: "isid", expected: ISID_MAX, found: entry.isid });
+        }
         self.demand_spelling(&entry_header(self.pair(), &entry))?;
         Ok(entry)
     }
@@ -354,11 +380,20 @@ pub(crate) fn site(ordinal: u8) -> Result<SiteId, FormatError> {
     })
 }
 
-/// CRC-32C of a body's stored bytes; 0 for a body without any.
+/// CRC-32C of a body's stored bytes; 0 for a body without any, and for one that is spelt anew wherever it goes.
 pub fn body_crc(body: &Body) -> u32 {
     match body {
-        Body::Data(bytes) | Body::Fill(bytes) => crc32c(bytes),
-        Body::Unmap => 0,
+        Body::Data(bytes) | Body::Fill(bytes) | Body::Swap(bytes) => crc32c(bytes),
+        Body::Unmap | Body::Control(_) | Body::Verdict { .. } => 0,
+    }
+}
+
+/// A body's stored bytes, which follow its header; `None` for a body without any.
+pub fn stored_body(body: &Body) -> Option<Bytes> {
+    match body {
+        Body::Data(bytes) | Body::Fill(bytes) | Body::Swap(bytes) => Some(bytes.clone()),
+        Body::Control(request) => Some(crate::control::encode_request(request).into()),
+        Body::Unmap | Body::Verdict { .. } => None,
     }
 }
 
@@ -367,8 +402,19 @@ fn entry_header(pair: u64, entry: &Entry) -> RecordHeader {
         Body::Data(_) => Kind::Data,
         Body::Fill(_) => Kind::Fill,
         Body::Unmap => Kind::Unmap,
+        Body::Swap(_) => Kind::Swap,
+        Body::Control(_) => Kind::Control,
+        Body::Verdict { .. } => Kind::Verdict,
+    };
+    let mut words = [U64::ZERO; WORDS];
+    words[0] = U64::new(entry.isid);
+    words[1] = U64::new(u64::from(entry.body == Body::Verdict { matched: true }));
+    let body_crc = match &entry.body {
+        Body::Control(request) => crc32c(&crate::control::encode_request(request)),
+        Body::Data(_) | Body::Fill(_) | Body::Unmap | Body::Swap(_) | Body::Verdict { .. } => entry.body_crc,
     };
     RecordHeader {
+        words,
         origin: entry.stamp.site as u8,
         time: U64::new(entry.stamp.time),
         seq: U64::new(entry.seq),
@@ -380,7 +426,7 @@ fn entry_header(pair: u64, entry: &Entry) -> RecordHeader {
         ),
         lba: U64::new(entry.extent.start().0),
         blocks: U64::new(entry.extent.blocks()),
-        body_crc: U32::new(entry.body_crc),
+        body_crc: U32::new(body_crc),
         ..RecordHeader::blank(kind, pair)
     }
 }
@@ -394,7 +440,9 @@ pub fn encode_entry_header(pair: u64, entry: &Entry) -> [u8; HEADER_BYTES] {
     let expected = match entry.body {
         Body::Data(_) => entry.extent.bytes(),
         Body::Fill(_) => BLOCK_BYTES,
-        Body::Unmap => 0,
+        Body::Unmap | Body::Verdict { .. } => 0,
+        Body::Swap(_) => 2 * entry.extent.bytes(),
+        Body::Control(_) => entry.body.stored_bytes() as u64,
     };
     let found = entry.body.stored_bytes();
     assert!(

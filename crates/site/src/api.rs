@@ -1,6 +1,6 @@
 //! The site's two doors: [`Event`]s that come in, [`Action`]s that go out, and how a site is configured.
 
-pub use biplex_engine::engine::{Mode, Severity};
+pub use biplex_engine::engine::{Mode, Rules, Severity};
 pub use biplex_engine::hold::TableKind;
 use biplex_engine::{HostId, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
@@ -155,8 +155,8 @@ pub struct Notice {
 pub struct VolumeConfig {
     /// Identity and size, as hosts see them.
     pub unit: UnitConfig,
-    /// When writes complete.
-    pub mode: Mode,
+    /// When commands complete, and what else both sites must agree on.
+    pub rules: Rules,
 }
 
 /// CHAP (RFC 7143 12.1.3).

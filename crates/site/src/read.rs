@@ -6,7 +6,7 @@
 use crate::api::*;
 use crate::site::{Errand, Site, failed};
 use biplex_engine::engine::{JournalPiece, OpId, Source, SourcePiece};
-use biplex_engine::{BLOCK_BYTES, Body, Extent, Lba, Now, VolumeId};
+use biplex_engine::{BLOCK_BYTES, Body, Extent, Lba, Now, Stamp, VolumeId};
 use biplex_front::{Completion, Failure};
 use biplex_store::{Device, DiskOp, DiskResult, Journal};
 use bytes::{Bytes, BytesMut};
@@ -88,6 +88,43 @@ impl Site {
         }
     }
 
+    /// A COMPARE AND WRITE is to be judged: what it compares and what its blocks held are fetched like the pieces of a
+    /// read.
+    pub(crate) fn judge(
+        &mut self,
+        now: Now,
+        volume: VolumeId,
+        stamp: Stamp,
+        compare: Source,
+        pieces: Vec<SourcePiece>,
+    ) {
+        let Some(extent) = pieces.first().map(|piece| piece.extent) else { return };
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        self.judgements.insert(op, (volume, stamp));
+        let compare = SourcePiece { extent, source: compare };
+        let all = std::iter::once(compare).chain(pieces).collect();
+        self.serve_read(now, op, volume, all);
+    }
+
+    fn finish_judgement(&mut self, now: Now, volume: VolumeId, stamp: Stamp, assembly: Assembly) {
+        let result = match assembly.bad {
+            Some(lba) => Err(format!("block {} cannot be read", lba.0)),
+            None => {
+                let mut parts = assembly.parts.into_iter();
+                let compare = parts.next().unwrap_or_default().concat();
+                let found = parts.flatten().collect::<Vec<Bytes>>().concat();
+                let same = compare.iter().zip(&found).take_while(|(wanted, there)| wanted == there).count();
+                if compare.len() == found.len() {
+                    Ok((same < compare.len()).then_some(same as u64))
+                } else {
+                    Err(format!("{} bytes were read where {} were wanted", found.len(), compare.len()))
+                }
+            }
+        };
+        self.engine.handle_judged(now, volume, stamp, result);
+    }
+
     /// Orders a record's body read back; its segment stays until [`Site::journal_read_done`].
     pub(crate) fn read_journal(&mut self, piece: JournalPiece, errand: Errand) {
         let (offset, len, _) = Journal::read_order(piece.pos, piece.body_bytes as usize);
@@ -165,6 +202,9 @@ impl Site {
     }
 
     fn finish_read(&mut self, now: Now, op: OpId, assembly: Assembly) {
+        if let Some((volume, stamp)) = self.judgements.remove(&op) {
+            return self.finish_judgement(now, volume, stamp, assembly);
+        }
         let completion = match assembly.bad {
             Some(lba) => failed(Failure::MediumRead { lba }),
             None => Completion::Data(assembly.parts.into_iter().flatten().collect()),

@@ -69,7 +69,9 @@ pub struct Site {
     /// The operation behind each host's task.
     host_ops: BTreeMap<TaskId, OpId>,
     pub(crate) assemblies: BTreeMap<OpId, Assembly>,
-    next_op: u64,
+    /// Assemblies that are for a COMPARE AND WRITE to be judged, which has no asker here.
+    pub(crate) judgements: BTreeMap<OpId, (VolumeId, Stamp)>,
+    pub(crate) next_op: u64,
     pub(crate) errands: BTreeMap<DiskTicket, Errand>,
     /// Reads of backing stores under way: a destage waits for those that began before it.
     pub(crate) store_reads: BTreeSet<DiskTicket>,
@@ -118,7 +120,7 @@ impl Site {
         let engine_config = engine::Config {
             site: config.site,
             pair: config.pair,
-            volumes: config.volumes.iter().map(|volume| (geometry(volume), volume.mode)).collect(),
+            volumes: config.volumes.iter().map(|volume| (geometry(volume), volume.rules)).collect(),
             hold_time: config.hold_time,
             hold_every: config.hold_every,
             table: config.table,
@@ -156,6 +158,7 @@ impl Site {
             askers: BTreeMap::new(),
             host_ops: BTreeMap::new(),
             assemblies: BTreeMap::new(),
+            judgements: BTreeMap::new(),
             next_op: 1,
             errands: BTreeMap::new(),
             store_reads: BTreeSet::new(),
@@ -275,6 +278,12 @@ impl Site {
                 self.read_journal(piece, Errand::FetchForPeer { stamp, piece, skip });
             }
             engine::Action::Destage { cut, pieces } => self.start_destage(now, cut, pieces),
+            engine::Action::Judge { stamp, volume, compare, pieces } => {
+                self.judge(now, volume, stamp, compare, pieces);
+            }
+            engine::Action::Persistent { op, view } => self.answer(now, op, Completion::Persistent(view)),
+            engine::Action::Effect { volume, effect } => self.target.apply_effect(volume, &effect),
+            engine::Action::SaveReservations(all) => self.save_reservations(&all),
             engine::Action::Checkpoint => self.journal.request_group(),
             engine::Action::Notice { severity, text } => self.notice(severity, text),
         }
@@ -409,7 +418,7 @@ pub(crate) fn geometry(volume: &VolumeConfig) -> VolumeGeometry {
         name: volume.unit.name.clone(),
         lun: volume.unit.lun,
         blocks: volume.unit.blocks,
-        mode: volume.mode as u8,
+        mode: volume.rules.ordinal(),
     }
 }
 
@@ -436,7 +445,7 @@ fn device(config: &SiteConfig) -> Device {
     };
     let units = config.volumes.iter().map(|volume| volume.unit.clone()).collect();
     let mut device = Device::new(config.port.clone(), peer, units);
-    for volume in config.volumes.iter().filter(|volume| volume.mode == Mode::Flush) {
+    for volume in config.volumes.iter().filter(|volume| volume.rules.mode == Mode::Flush) {
         device.announce_write_cache(volume.unit.volume);
     }
     device

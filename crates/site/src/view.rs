@@ -85,7 +85,7 @@ impl Site {
             id: id.to_string(),
             lun: volume.unit.lun,
             bytes: volume.unit.blocks * biplex_engine::BLOCK_BYTES,
-            mode: match volume.mode {
+            mode: match volume.rules.mode {
                 Mode::Async => "async",
                 Mode::Sync => "sync",
                 Mode::Flush => "flush",

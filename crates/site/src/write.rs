@@ -17,7 +17,8 @@
 use crate::site::{Asker, Errand, Site, failed};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::hosts::{HostWrite, WritePart};
-use biplex_engine::{Body, Entry, Extent, HostId, Now, VolumeId};
+use biplex_engine::judge::HostSwap;
+use biplex_engine::{Body, Entry, Extent, Nexus, Now, VolumeId};
 use biplex_front::{Command, Completion, Failure};
 use biplex_store::{Checkpoint, DiskError, DiskOp};
 use bytes::Bytes;
@@ -28,7 +29,7 @@ impl Site {
         &mut self,
         now: Now,
         asker: Asker,
-        host: HostId,
+        nexus: Nexus,
         volume: VolumeId,
         command: Command,
     ) {
@@ -38,8 +39,20 @@ impl Site {
             WritePart { extent, body, body_crc }
         };
         let (parts, fua) = match command {
-            Command::Read { extent, .. } => return self.engine.handle_read(now, op, volume, extent),
-            Command::Flush => return self.engine.handle_flush(now, op, volume),
+            Command::Read { extent, .. } => return self.engine.handle_read(now, op, volume, nexus, extent),
+            Command::Flush => return self.engine.handle_flush(now, op, volume, nexus),
+            Command::CompareAndWrite { extent, compare, data } => {
+                let bytes: Bytes = [compare, data].concat().into();
+                let crc = biplex_format::body_crc(&Body::Swap(bytes.clone()));
+                let swap = HostSwap { extent, bytes, crc };
+                return self.engine.handle_swap(now, op, volume, nexus, swap);
+            }
+            Command::Check { access } => return self.engine.handle_check(op, volume, nexus, access),
+            Command::Control { request } => {
+                return self.engine.handle_control(now, op, volume, nexus, request);
+            }
+            Command::Inspect => return self.engine.handle_inspect(now, op, volume, nexus),
+            Command::Leave => return self.engine.handle_leave(now, op, nexus),
             Command::Write { extent, data, fua } => {
                 let data = own_memory(data);
                 (vec![Engine::part(extent, data.clone(), biplex_format::body_crc(&Body::Data(data)))], fua)
@@ -49,12 +62,14 @@ impl Site {
                 (extents.into_iter().map(|extent| part(extent, Body::Unmap)).collect(), false)
             }
         };
-        self.engine.handle_write(now, op, HostWrite { volume, host, parts, fua });
+        self.engine.handle_write(now, op, HostWrite { volume, nexus, parts, fua });
     }
 
     /// The engine's next append: into the journal's open group.
     pub(crate) fn append(&mut self, entry: &Entry) {
         match self.journal.append(entry) {
+            // Not an entry of its own: nobody asks where it lies.
+            Ok(_) if matches!(entry.body, Body::Verdict { .. }) => {}
             Ok((append, pos)) => {
                 self.entries_appended += 1;
                 self.engine.handle_appended(entry.stamp, append, pos);
@@ -109,10 +124,13 @@ impl Site {
         self.engine.handle_recycled(now, checkpoint.destaged);
     }
 
-    /// A write or flush ended.
+    /// A command other than a read ended.
     pub(crate) fn complete(&mut self, now: Now, op: OpId, outcome: Outcome) {
         let completion = match outcome {
             Outcome::Done => Completion::Done,
+            Outcome::Verdict(verdict) => Completion::Verdict(verdict),
+            Outcome::Conflict => failed(Failure::Conflict),
+            Outcome::NotSupported => failed(Failure::NotSupported),
             Outcome::NotReady => failed(Failure::NotReady),
             Outcome::Busy => failed(Failure::Busy),
         };

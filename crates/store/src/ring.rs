@@ -19,12 +19,12 @@ use crate::error::JournalFull;
 use crate::layout::Layout;
 use crate::page::{PAGE_BYTES, PageBuf};
 use biplex_engine::mutant::{Mutant, planted};
-use biplex_engine::{AppendSeq, Body, Entry, JournalPos, Stamp};
+use biplex_engine::{AppendSeq, Entry, JournalPos, Stamp};
 use biplex_format::journal::{
     Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Slot, content_check, encode_group,
     encode_segment, encode_slot,
 };
-use biplex_format::{BODY_BYTES_MAX, HEADER_BYTES, encode_entry_header};
+use biplex_format::{BODY_BYTES_MAX, HEADER_BYTES, encode_entry_header, stored_body};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes of a group: the largest record, and room for many small ones.
@@ -209,9 +209,8 @@ impl Journal {
         group.records += 1;
         group.pages.extend_from_slice(&header);
         let pos = JournalPos(group.offset + group.pages.filled() as u64);
-        match &entry.body {
-            Body::Data(bytes) | Body::Fill(bytes) => group.pages.extend_from_slice(bytes),
-            Body::Unmap => {}
+        if let Some(body) = stored_body(&entry.body) {
+            group.pages.extend_from_slice(&body);
         }
         self.open = Some(group);
         let segment = self.live.back_mut().expect("a group was opened in the newest segment");
