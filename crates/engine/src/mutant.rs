@@ -43,6 +43,12 @@ pub enum Mutant {
     ForgetBeforeStoreSync,
     /// A torn tail is taken for good.
     TakeTornTail,
+    /// One registrant is not told of a PREEMPT, CLEAR or RELEASE.
+    ForgetAttention,
+    /// A RESERVE at site A takes the unit from an older holder at site B.
+    NewerReserveWins,
+    /// Persistent reservations are lost with power although APTPL is on.
+    LoseAptpl,
 }
 
 #[cfg(feature = "mutants")]
