@@ -167,7 +167,11 @@ impl Engine {
                         && matches!(&held.body, HeldBody::Control(r) if matches!(**r, Request::Reserve { .. }))
                 })
             };
-            let owed = self.order.owed.iter().any(|(of, who, what)| (of, who, what) == (id, &nexus, &Request::NexusLost));
+            let owed = self
+                .order
+                .owed
+                .iter()
+                .any(|(of, who, what)| (of, who, what) == (id, &nexus, &Request::NexusLost));
             if !owed && (volume.ledger.live.holds(nexus) || volume.ledger.pending.keys().any(reserves)) {
                 self.order.owed.push_back((*id, nexus, Request::NexusLost));
             }
@@ -243,7 +247,8 @@ impl Engine {
                         if planted(Mutant::GrantBeforeAck) {
                             stage.ack = None;
                         }
-                        let then = Then::Verdict { volume: id, stamp, claim: Some((nexus, request)), first: None };
+                        let then =
+                            Then::Verdict { volume: id, stamp, claim: Some((nexus, request)), first: None };
                         self.wait(op, stage, then, deadline);
                         None
                     }
@@ -317,8 +322,9 @@ impl Engine {
             // What came before it and is stamped after it is weighed against it, too.
             for entries in &self.entries {
                 let later = entries.range((std::ops::Bound::Excluded(stamp), std::ops::Bound::Unbounded));
-                for (stamp, later) in later.filter(|(_, later)| later.volume == held.volume && later.fate == Fate::Holds)
-                {
+                let later =
+                    later.filter(|(_, later)| later.volume == held.volume && later.fate == Fate::Holds);
+                for (stamp, _) in later {
                     ledger.pending.entry(*stamp).or_insert(Turn::Write);
                 }
             }
@@ -382,7 +388,7 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         let (verdict, effects) = volume.ledger.live.apply(stamp, nexus, &request);
         let name = volume.geometry.name.clone();
-        let generation = volume.ledger.live.persistent().generation;
+        let generation = volume.ledger.live.parts().generation;
         if stamp.site == self.config.site {
             self.order.decided(stamp, verdict);
         } else {
@@ -431,7 +437,9 @@ impl Engine {
         let peer = self.config.site.peer();
         let waiting = self.volumes.values().filter_map(|volume| {
             let mut pending = volume.ledger.pending.iter();
-            pending.find(|(stamp, turn)| stamp.site == peer && **turn == Turn::Control).map(|(stamp, _)| *stamp)
+            pending
+                .find(|(stamp, turn)| stamp.site == peer && **turn == Turn::Control)
+                .map(|(stamp, _)| *stamp)
         });
         let barred = self.order.barriers.front().map(|(stamp, _)| *stamp);
         let first = waiting.chain(barred).min();
@@ -481,7 +489,8 @@ impl Engine {
                 && let Some(last) = volume.ledger.last_request()
             {
                 let stage = Stage { turn: Some((id, last)), ..Stage::default() };
-                let then = Then::Verdict { volume: id, stamp, claim: Some((nexus, request)), first: Some(verdict) };
+                let then =
+                    Then::Verdict { volume: id, stamp, claim: Some((nexus, request)), first: Some(verdict) };
                 return self.wait(op, stage, then, deadline);
             }
         }
@@ -512,5 +521,12 @@ impl Engine {
         }
         let all = self.volumes.iter().map(|(id, volume)| (*id, volume.ledger.base.clone())).collect();
         self.order(Action::SaveReservations(all));
+    }
+}
+
+impl Request {
+    /// STUB until the merge.
+    pub fn stored_bytes(&self) -> usize {
+        64
     }
 }

@@ -130,4 +130,3 @@ pub(crate) fn charge_of(body: &Body) -> u64 {
     let verdict = matches!(body, Body::Swap(_));
     charge(body.stored_bytes() as u64) + if verdict { charge(0) } else { 0 }
 }
-

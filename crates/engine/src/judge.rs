@@ -174,7 +174,13 @@ impl Engine {
 
     /// An [`Action::Judge`] ended: where the blocks differ first from what was compared, in bytes; `None` if they do
     /// not; or why they could not be read.
-    pub fn handle_judged(&mut self, now: Now, id: VolumeId, stamp: Stamp, result: Result<Option<u64>, String>) {
+    pub fn handle_judged(
+        &mut self,
+        now: Now,
+        id: VolumeId,
+        stamp: Stamp,
+        result: Result<Option<u64>, String>,
+    ) {
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         let Some((judged, rests_on)) = volume.ledger.judging.take() else { return };
         assert_eq!(judged, stamp, "one swap of a volume is judged at a time");
@@ -286,7 +292,8 @@ impl Engine {
         // What it covered shows again.
         let mut below: Vec<(Stamp, Extent)> = Vec::new();
         for entries in &self.entries {
-            let others = entries.iter().filter(|(_, other)| other.volume == id && other.extent.overlaps(extent));
+            let others =
+                entries.iter().filter(|(_, other)| other.volume == id && other.extent.overlaps(extent));
             let others = others.filter(|(_, other)| other.fate.shows() && other.is_data());
             below.extend(others.map(|(stamp, other)| (*stamp, other.extent)));
         }

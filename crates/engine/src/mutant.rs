@@ -53,6 +53,12 @@ pub enum Mutant {
     JudgeNewest,
     /// What a COMPARE AND WRITE wrote is shown before the peer has what its verdict rests on.
     ShowSwapEarly,
+    /// One registrant is not told of a PREEMPT, CLEAR or RELEASE.
+    ForgetAttention,
+    /// A RESERVE at site A takes the unit from an older holder at site B.
+    NewerReserveWins,
+    /// Persistent reservations are lost with power although APTPL is on.
+    LoseAptpl,
 }
 
 #[cfg(feature = "mutants")]

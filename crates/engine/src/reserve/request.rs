@@ -6,6 +6,15 @@ use crate::units::{Extent, HostId, Nexus};
 use std::fmt;
 use std::sync::Arc;
 
+/// Most bytes of an initiator's iSCSI name (RFC 7143 4.2.7.1).
+pub const INITIATOR_NAME_BYTES_MAX: usize = 223;
+/// Most extents reserved on a unit, and so in a request; beyond: [`Verdict::NoRoomToReserve`].
+pub const CLAIMS_MAX: usize = 256;
+/// Most nexuses registered on a unit; beyond: [`Verdict::NoRoomToRegister`].
+pub const REGISTRATIONS_MAX: usize = 256;
+/// Most further initiator ports of a [`Request::Register`].
+pub const ALSO_MAX: usize = 64;
+
 /// What an extent reservation keeps from whom (SCSI-2 9.2.12.2). Ordinals are on the wire and those of the CDB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
@@ -22,8 +31,12 @@ pub enum ExtentKind {
 
 impl ExtentKind {
     /// All kinds, in ordinal order.
-    pub const ALL: [ExtentKind; 4] =
-        [ExtentKind::ReadShared, ExtentKind::WriteExclusive, ExtentKind::ReadExclusive, ExtentKind::ExclusiveAccess];
+    pub const ALL: [ExtentKind; 4] = [
+        ExtentKind::ReadShared,
+        ExtentKind::WriteExclusive,
+        ExtentKind::ReadExclusive,
+        ExtentKind::ExclusiveAccess,
+    ];
 
     /// The kind with this ordinal, if there is one.
     pub fn from_ordinal(ordinal: u8) -> Option<ExtentKind> {
