@@ -46,7 +46,7 @@ pub(crate) struct Ledger {
     /// The first of them, while its blocks are being read; and what its verdict rests on.
     pub judging: Option<(Stamp, Option<Stamp>)>,
     /// Newest request of this site.
-    own_last: Stamp,
+    pub own_last: Stamp,
     /// Commands that wait until everything up to a stamp is executed.
     pub waiting: BTreeSet<(Stamp, OpId)>,
 }

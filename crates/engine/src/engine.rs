@@ -64,6 +64,12 @@ impl Rules {
     }
 }
 
+impl From<Mode> for Rules {
+    fn from(mode: Mode) -> Rules {
+        Rules::of(mode)
+    }
+}
+
 /// What an engine must know. Times in nanoseconds, sizes in bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {

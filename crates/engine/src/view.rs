@@ -3,6 +3,7 @@
 use crate::engine::{Conflict, Engine, VolumeCounters};
 use crate::held::HeldBody;
 use crate::hold::HoldTable;
+use crate::reserve::Reservations;
 use crate::units::*;
 
 /// A row of the hold table: the seven columns of E1.3.
@@ -85,6 +86,16 @@ impl Engine {
     pub fn volume_view(&self, volume: VolumeId) -> Option<(u64, u64, VolumeCounters)> {
         let volume = self.volumes.get(&volume)?;
         Some((volume.table.record_count() as u64, volume.table.held_blocks(), volume.counters))
+    }
+
+    /// A volume's reservations after all that is executed here.
+    pub fn reservations(&self, volume: VolumeId) -> Option<&Reservations> {
+        Some(&self.volumes.get(&volume)?.ledger.live)
+    }
+
+    /// Whether nothing of this volume waits to be decided in order.
+    pub fn decided(&self, volume: VolumeId) -> bool {
+        self.volumes.get(&volume).is_none_or(|volume| volume.ledger.pending.is_empty())
     }
 
     /// Held payload in memory, bytes.

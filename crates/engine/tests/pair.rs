@@ -1,187 +1,11 @@
-//! Two engines joined back to back: each test drives a few facts in and asserts the orders that come out.
+//! The way of writes and reads through two engines.
 
+mod back_to_back;
+
+use back_to_back::{MS, Pair, VOLUME};
 use biplex_engine::engine::*;
-use biplex_engine::hold::TableKind;
-use biplex_engine::hosts::{HostWrite, WritePart};
-use biplex_engine::message::{Ack, Digest, Message, Ping, Pong, VolumeGeometry};
+use biplex_engine::message::{Ack, Digest, Message, Ping, Pong};
 use biplex_engine::*;
-use bytes::Bytes;
-
-const MS: u64 = 1_000_000;
-const VOLUME: VolumeId = VolumeId(7);
-
-fn config(site: SiteId, mode: Mode) -> Config {
-    let geometry = VolumeGeometry { id: VOLUME, name: "vol0".into(), lun: 0, blocks: 64, mode: mode as u8 };
-    Config {
-        site,
-        pair: 1,
-        volumes: vec![(geometry, mode)],
-        hold_time: 100 * MS,
-        hold_every: 50 * MS,
-        table: TableKind::Indexed,
-        hold_memory: 1 << 20,
-        journal_usable: 1 << 20,
-        max_offset: 500 * MS,
-        lease: 400 * MS,
-        wait_max: 1_000 * MS,
-    }
-}
-
-/// Two engines, journals that keep everything, and a line that the test moves by hand.
-struct Pair {
-    engines: [Engine; 2],
-    now: Now,
-    /// On the way to A, on the way to B.
-    wire: [Vec<Message>; 2],
-    appended: [u64; 2],
-    seen: [Vec<Action>; 2],
-    destage_fails: bool,
-}
-
-impl Pair {
-    fn new(mode: Mode) -> Pair {
-        let now = Now { wall: 1_000_000 * MS, mono: 5_000 * MS };
-        let engines = SiteId::BOTH.map(|site| {
-            let checkpoint = Checkpoint {
-                clock_ceiling: 0,
-                destaged: Stamp::ZERO,
-                resume_from: None,
-                peer_journal: 0,
-                run: 0,
-            };
-            let recovered = Recovered { journal: 100 + site as u64, checkpoint };
-            let mut engine = Engine::new(config(site, mode), &recovered, now);
-            engine.recovered(now);
-            engine
-        });
-        let mut pair = Pair {
-            engines,
-            now,
-            wire: [vec![], vec![]],
-            appended: [0, 0],
-            seen: [vec![], vec![]],
-            destage_fails: false,
-        };
-        for site in SiteId::BOTH {
-            pair.drain(site);
-            pair.make_durable(site);
-        }
-        pair
-    }
-
-    fn paired(mode: Mode) -> Pair {
-        let mut pair = Pair::new(mode);
-        pair.connect();
-        assert!(SiteId::BOTH.iter().all(|site| pair.engines[site.index()].serving(pair.now, VOLUME)));
-        pair.seen = [vec![], vec![]];
-        pair
-    }
-
-    /// Connects both, and lets them come in step.
-    fn connect(&mut self) {
-        for site in SiteId::BOTH {
-            self.engines[site.index()].handle_link_connected(self.now);
-            self.drain(site);
-        }
-        for _ in 0..8 {
-            self.settle();
-            self.pass(2 * MS);
-        }
-    }
-
-    /// Carries orders out as far as they need no disk.
-    fn drain(&mut self, site: SiteId) {
-        let i = site.index();
-        self.engines[i].handle_batch_end(self.now);
-        while let Some(action) = self.engines[i].poll() {
-            match &action {
-                Action::Append(entry) => {
-                    self.appended[i] += 1;
-                    let pos = JournalPos(self.appended[i] * 8192);
-                    self.engines[i].handle_appended(entry.stamp, AppendSeq(self.appended[i]), pos);
-                }
-                Action::Send(message) => self.wire[1 - i].push(message.clone()),
-                Action::Destage { cut, .. } => {
-                    let result = if self.destage_fails { Err("no space".into()) } else { Ok(()) };
-                    self.engines[i].handle_destaged(self.now, *cut, result);
-                }
-                _ => {}
-            }
-            self.seen[i].push(action);
-        }
-    }
-
-    fn make_durable(&mut self, site: SiteId) {
-        let i = site.index();
-        let checkpoint = self.engines[i].checkpoint(self.now);
-        self.engines[i].handle_durable(self.now, AppendSeq(self.appended[i]), &checkpoint);
-        self.drain(site);
-    }
-
-    fn deliver(&mut self, to: SiteId) {
-        for message in std::mem::take(&mut self.wire[to.index()]) {
-            self.engines[to.index()].handle_message(self.now, message);
-        }
-        self.drain(to);
-    }
-
-    fn settle(&mut self) {
-        for _ in 0..6 {
-            for site in SiteId::BOTH {
-                self.deliver(site);
-                self.make_durable(site);
-            }
-        }
-    }
-
-    fn pass(&mut self, time: u64) {
-        self.now = Now { wall: self.now.wall + time, mono: self.now.mono + time };
-        for site in SiteId::BOTH {
-            self.engines[site.index()].handle_tick(self.now);
-            self.drain(site);
-        }
-    }
-
-    fn write(&mut self, site: SiteId, op: u64, lba: u64, blocks: u64, value: u8) {
-        let extent = Extent::new(Lba(lba), blocks).expect("not empty");
-        let body = Body::Data(Bytes::from(vec![value; extent.bytes() as usize]));
-        let parts = vec![WritePart { extent, body, body_crc: 0 }];
-        let write = HostWrite { volume: VOLUME, host: HostId(9), parts, fua: false };
-        self.engines[site.index()].handle_write(self.now, OpId(op), write);
-        self.drain(site);
-    }
-
-    fn read(&mut self, site: SiteId, op: u64, lba: u64, blocks: u64) {
-        let extent = Extent::new(Lba(lba), blocks).expect("not empty");
-        self.engines[site.index()].handle_read(self.now, OpId(op), VOLUME, extent);
-        self.drain(site);
-    }
-
-    fn outcome(&self, site: SiteId, op: u64) -> Option<Outcome> {
-        self.seen[site.index()].iter().find_map(|action| match action {
-            Action::Complete { op: found, outcome } if *found == OpId(op) => Some(*outcome),
-            _ => None,
-        })
-    }
-
-    fn served(&self, site: SiteId, op: u64) -> Option<Vec<(u64, u64, Option<u8>)>> {
-        self.seen[site.index()].iter().find_map(|action| match action {
-            Action::Serve { op: found, pieces, .. } if *found == OpId(op) => Some(
-                pieces
-                    .iter()
-                    .map(|piece| {
-                        let value = match &piece.source {
-                            Source::Memory(bytes) => Some(bytes[0]),
-                            _ => None,
-                        };
-                        (piece.extent.start().0, piece.extent.blocks(), value)
-                    })
-                    .collect(),
-            ),
-            _ => None,
-        })
-    }
-}
 
 #[test]
 fn an_async_write_is_held_journaled_mirrored_and_completed_in_that_order() {
@@ -402,6 +226,7 @@ fn absurd_numbers_from_a_peer_close_the_link_and_nothing_worse() {
             volume: VOLUME,
             extent,
             host: HostId(1),
+            isid: 0,
             body: Body::Unmap,
             body_crc: 0,
         })
@@ -450,8 +275,16 @@ fn an_own_write_that_was_never_lost_is_not_taken_back_from_the_peer() {
     let issued = pair.engines[0].rows()[0].stamp;
     let stamp = Stamp { time: issued.time - 1, site: SiteId::A };
     let extent = Extent::new(Lba(0), 1).expect("not empty");
-    let entry =
-        Entry { stamp, seq: 0, volume: VOLUME, extent, host: HostId(1), body: Body::Unmap, body_crc: 0 };
+    let entry = Entry {
+        stamp,
+        seq: 0,
+        volume: VOLUME,
+        extent,
+        host: HostId(1),
+        isid: 0,
+        body: Body::Unmap,
+        body_crc: 0,
+    };
     pair.engines[0].handle_message(pair.now, Message::Entry(entry));
     pair.drain(SiteId::A);
     assert!(pair.seen[0].iter().any(|action| matches!(action, Action::CloseLink { .. })));
