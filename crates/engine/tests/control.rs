@@ -359,8 +359,7 @@ fn conflicting_writes(discard: bool) -> Pair {
     for engine in &pair.engines {
         engine.check().expect("consistent");
     }
-    let rows = pair.engines.each_ref().map(|engine| engine.rows().len());
-    assert_eq!(rows[0], rows[1]);
+    assert_eq!(pair.engines[0].map(VOLUME), pair.engines[1].map(VOLUME));
     pair
 }
 
@@ -379,8 +378,9 @@ fn conflicting_writes_are_undone_at_both_sites_and_listed() {
         let listed: Vec<(Extent, Nexus)> = engine.discards(0).iter().map(|d| (d.extent, d.nexus)).collect();
         let extent = |lba, blocks| Extent::new(Lba(lba), blocks).expect("not empty");
         assert_eq!(listed, [(extent(6, 1), host(A, 9)), (extent(2, 4), host(B, 9))], "equal times: A first");
-        assert_eq!(engine.rows().len(), 1);
-        assert_eq!(engine.rows()[0].extent, extent(0, 4), "what was covered shows again");
+        assert_eq!(engine.map(VOLUME), Some(vec![extent(0, 4)]), "what was covered shows again");
+        let first = engine.discards(0)[0].stamp;
+        assert!(engine.rows().iter().all(|row| row.stamp < first));
     }
     for _ in 0..60 {
         pair.settle();
@@ -392,7 +392,7 @@ fn conflicting_writes_are_undone_at_both_sites_and_listed() {
         let destaged = seen
             .iter()
             .filter_map(|a| if let Action::Destage { pieces, .. } = a { Some(pieces.len()) } else { None });
-        assert_eq!(destaged.sum::<usize>(), 1);
+        assert!((1..=2).contains(&destaged.sum::<usize>()));
     }
 }
 
