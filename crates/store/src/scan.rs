@@ -16,6 +16,7 @@ use crate::error::{Damage, StoreError};
 use crate::layout::{Layout, SLOTS};
 use crate::page::PAGE_BYTES;
 use crate::ring::GROUP_BYTES_MAX;
+use crate::state::{StateRead, read_states};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_format::journal::{
     Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Slot, Superblock, content_check,
@@ -108,8 +109,7 @@ pub(crate) struct Scanner<'d> {
 }
 
 impl<'d> Scanner<'d> {
-    pub fn new(disk: &'d mut dyn Disk, superblock: Superblock) -> Scanner<'d> {
-        let layout = Layout { segment_bytes: superblock.segment_bytes, segments: superblock.segments };
+    pub fn new(disk: &'d mut dyn Disk, superblock: Superblock, layout: Layout) -> Scanner<'d> {
         Scanner { disk, superblock, layout, buffer: Vec::new() }
     }
 
@@ -139,6 +139,11 @@ impl<'d> Scanner<'d> {
             *slot = self.slot(at, &page);
         }
         Ok(all)
+    }
+
+    /// Reads both state slots.
+    pub fn states(&mut self) -> Result<Vec<StateRead>, DiskError> {
+        read_states(self.disk, &self.layout, self.superblock.journal)
     }
 
     fn slot(&self, at: u64, page: &[u8]) -> SlotRead {
