@@ -430,9 +430,13 @@ impl<'d> Scanner<'d> {
     /// Demands that no segment without a readable header holds anything later than the end of the log, but for the
     /// one group that was under way when its segment was being taken into use.
     fn nothing_later(&mut self, segments: &[SegmentRead], plan: &mut Plan) -> Result<(), StoreError> {
+        // Those never used are taken in order: before one that was, a blank header was blanked, or lost.
+        let used = segments.iter().rposition(|read| matches!(read, SegmentRead::Valid(_)));
+        let used = used.and_then(|index| u32::try_from(index).ok());
         for (index, read) in (0..).zip(segments) {
             let (suspect, broken) = match read {
                 SegmentRead::Valid(_) => (false, None),
+                SegmentRead::Blank if used.is_some_and(|used| index < used) => (true, None),
                 SegmentRead::Blank => (self.first_group_is_later(index, plan.next_group)?, None),
                 SegmentRead::Broken(damage) => (true, Some(*damage)),
             };
