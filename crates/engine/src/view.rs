@@ -103,9 +103,9 @@ impl Engine {
         self.hold_bytes
     }
 
-    /// Held entries of both origins.
+    /// Held entries of both origins that say something of blocks.
     pub fn held_entries(&self) -> usize {
-        self.entries.iter().map(|entries| entries.len()).sum()
+        self.entries.iter().flat_map(|entries| entries.values()).filter(|held| held.is_data()).count()
     }
 
     /// Commands let in and not answered.

@@ -1,14 +1,16 @@
-//! The journal's own pages: superblock, checkpoint slot, segment header, group header. Entries between them are link
-//! records.
+//! The journal's own pages: superblock, checkpoint slot, state slot, segment header, group header. Entries between
+//! them are link records.
 //!
 //! ```text
-//! superblock | superblock | slot 0 | slot 1 | segment 0 | segment 1 | …
-//!                                             segment = header page | group | group | …
-//!                                                                     group = header, records, zeros to 4 KiB
+//! superblock | superblock | slot 0 | slot 1 | state slot 0 | state slot 1 | segment 0 | segment 1 | …
+//!                                             state slot = header, payload, zeros to 4 KiB
+//!                                                          segment = header page | group | group | …
+//!                                                                    group = header, records, zeros to 4 KiB
 //! ```
 //! Every page says where it belongs (journal, offset or index, sequence numbers) inside its checksum, so that
 //! bytes of an earlier lap of the ring, or of another journal, are never taken for current ones. A group's header
-//! also holds a checksum over all that follows it: a group is whole or it is not there ([`content_check`]).
+//! also holds a checksum over all that follows it: a group is whole or it is not there ([`content_check`]). So does a
+//! state's.
 
 use crate::crc32c;
 use crate::error::FormatError;
@@ -20,8 +22,8 @@ use core::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Version of the journal's layout. 1 had no checkpoint slots; no release made one.
-pub const JOURNAL_VERSION: u16 = 2;
+/// Version of the journal's layout. 1 had no checkpoint slots, 2 no state slots; no release made either.
+pub const JOURNAL_VERSION: u16 = 3;
 /// Bytes of a superblock copy; there are two, at offset 0 and behind it.
 pub const SUPERBLOCK_BYTES: usize = 32 << 10;
 /// Bytes of the unit in which the journal is written.
@@ -36,6 +38,8 @@ pub const SEGMENT_MAGIC: [u8; 4] = *b"BPXS";
 pub const GROUP_MAGIC: [u8; 4] = *b"BPXG";
 /// How a checkpoint slot starts.
 pub const SLOT_MAGIC: [u8; 4] = *b"BPXC";
+/// How a state slot starts.
+pub const STATE_MAGIC: [u8; 4] = *b"BPXT";
 
 /// What a site must know after a crash besides its entries. Rides in every group; alone, it goes to a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +57,9 @@ pub struct Checkpoint {
     pub run: u32,
     /// Sequence number of the oldest segment that recovery needs. The journal sets this itself.
     pub oldest_segment: u64,
+    /// Number of the state in force: it belongs to this checkpoint, and lies in one of the state slots; 0 if none was
+    /// ever saved. The journal sets this itself.
+    pub state: u64,
 }
 
 impl Checkpoint {
@@ -64,6 +71,7 @@ impl Checkpoint {
         peer_journal: 0,
         run: 0,
         oldest_segment: 0,
+        state: 0,
     };
 }
 
@@ -83,7 +91,8 @@ struct CheckpointBytes {
     oldest_segment: U64,
     run: U32,
     flags: U32,
-    spare: [u8; 24],
+    state: U64,
+    spare: [u8; 16],
 }
 
 const _: () = assert!(size_of::<CheckpointBytes>() == CHECKPOINT_BYTES);
@@ -97,7 +106,8 @@ pub const CHECKPOINT_FIELDS: &[(&str, usize, usize)] = &[
     ("oldest segment", offset_of!(CheckpointBytes, oldest_segment), 8),
     ("run", offset_of!(CheckpointBytes, run), 4),
     ("flags", offset_of!(CheckpointBytes, flags), 4),
-    ("spare", offset_of!(CheckpointBytes, spare), 24),
+    ("state", offset_of!(CheckpointBytes, state), 8),
+    ("spare", offset_of!(CheckpointBytes, spare), 16),
 ];
 
 impl CheckpointBytes {
@@ -115,7 +125,8 @@ impl CheckpointBytes {
             oldest_segment: U64::new(checkpoint.oldest_segment),
             run: U32::new(checkpoint.run),
             flags: U32::new(b(checkpoint.destaged, FLAG_DESTAGED_B) | resume),
-            spare: [0; 24],
+            state: U64::new(checkpoint.state),
+            spare: [0; 16],
         }
     }
 
@@ -132,6 +143,7 @@ impl CheckpointBytes {
             peer_journal: self.peer_journal.get(),
             run: self.run.get(),
             oldest_segment: self.oldest_segment.get(),
+            state: self.state.get(),
         };
         if CheckpointBytes::of(&checkpoint).as_bytes() != self.as_bytes() {
             return Err(FormatError::Field {
@@ -155,8 +167,10 @@ pub struct Superblock {
     pub journal: u64,
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// How many segments follow the checkpoint slots.
+    /// How many segments follow the state slots.
     pub segments: u32,
+    /// Pages of [`JOURNAL_PAGE_BYTES`] of each of the two state slots.
+    pub state_pages: u32,
     /// The volumes when the journal was made, for whoever inspects it.
     pub volumes: Vec<VolumeGeometry>,
 }
@@ -176,7 +190,7 @@ struct SuperblockHead {
     journal: U64,
     segment_bytes: U64,
     segments: U32,
-    zero: U32,
+    state_pages: U32,
     zeros: [u8; 16],
 }
 
@@ -194,7 +208,7 @@ pub const SUPERBLOCK_FIELDS: &[(&str, usize, usize)] = &[
     ("journal", offset_of!(SuperblockHead, journal), 8),
     ("segment bytes", offset_of!(SuperblockHead, segment_bytes), 8),
     ("segments", offset_of!(SuperblockHead, segments), 4),
-    ("zero", offset_of!(SuperblockHead, zero), 4),
+    ("state pages", offset_of!(SuperblockHead, state_pages), 4),
     ("zeros", offset_of!(SuperblockHead, zeros), 16),
 ];
 
@@ -213,7 +227,7 @@ pub fn encode_superblock(superblock: &Superblock) -> Vec<u8> {
         journal: U64::new(superblock.journal),
         segment_bytes: U64::new(superblock.segment_bytes),
         segments: U32::new(superblock.segments),
-        zero: U32::ZERO,
+        state_pages: U32::new(superblock.state_pages),
         zeros: [0; 16],
     };
     let mut bytes = head.as_bytes().to_vec();
@@ -253,6 +267,7 @@ pub fn decode_superblock(bytes: &[u8]) -> Result<Superblock, FormatError> {
         journal: head.journal.get(),
         segment_bytes: head.segment_bytes.get(),
         segments: head.segments.get(),
+        state_pages: head.state_pages.get(),
         volumes: decode_rows(rows, count)?,
     };
     demand_same(what, &encode_superblock(&superblock), bytes)?;
@@ -426,6 +441,97 @@ pub fn decode_slot(bytes: &[u8]) -> Result<Slot, FormatError> {
     Ok(slot)
 }
 
+/// The header of a state: bytes that belong to a checkpoint but are too long for it, outside of the ring. There are two
+/// places for them; which of them is in force, a checkpoint says ([`Checkpoint::state`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StateHeader {
+    /// Random identity of the journal.
+    pub journal: u64,
+    /// Where in the file this header lies, in pages of [`JOURNAL_PAGE_BYTES`].
+    pub page: u32,
+    /// Number of the state; grows; from 1.
+    pub seq: u64,
+    /// Bytes of the payload behind this header; zeros follow it to the end of its last page.
+    pub bytes: u32,
+    /// [`content_check`] of all that lies behind this header in its pages, the zeros included.
+    pub content_check: u32,
+}
+
+/// Bytes of a state's header.
+pub const STATE_HEADER_BYTES: usize = 40;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct StateHead {
+    magic: [u8; 4],
+    page: U32,
+    journal: U64,
+    seq: U64,
+    bytes: U32,
+    zero: U32,
+    content_check: U32,
+    header_crc: U32,
+}
+
+const _: () = assert!(size_of::<StateHead>() == STATE_HEADER_BYTES);
+
+/// Names, offsets and lengths of a state header's fields, for the drawing's test.
+pub const STATE_FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", offset_of!(StateHead, magic), 4),
+    ("page", offset_of!(StateHead, page), 4),
+    ("journal", offset_of!(StateHead, journal), 8),
+    ("seq", offset_of!(StateHead, seq), 8),
+    ("bytes", offset_of!(StateHead, bytes), 4),
+    ("zero", offset_of!(StateHead, zero), 4),
+    ("content check", offset_of!(StateHead, content_check), 4),
+    ("header crc", offset_of!(StateHead, header_crc), 4),
+];
+
+/// Spells a state's header.
+pub fn encode_state(state: &StateHeader) -> [u8; STATE_HEADER_BYTES] {
+    let mut head = StateHead {
+        magic: STATE_MAGIC,
+        page: U32::new(state.page),
+        journal: U64::new(state.journal),
+        seq: U64::new(state.seq),
+        bytes: U32::new(state.bytes),
+        zero: U32::ZERO,
+        content_check: U32::new(state.content_check),
+        header_crc: U32::ZERO,
+    };
+    head.header_crc = U32::new(state_crc(&head));
+    zerocopy::transmute!(head)
+}
+
+fn state_crc(head: &StateHead) -> u32 {
+    let (covered, _) = head.as_bytes().split_at(STATE_HEADER_BYTES - 4);
+    crc32c(covered)
+}
+
+/// Reads a state's header. Whether its payload is whole, its content check tells.
+pub fn decode_state(bytes: &[u8]) -> Result<StateHeader, FormatError> {
+    let what = "state slot";
+    let (head, _) = StateHead::read_from_prefix(bytes).map_err(|_| FormatError::Short {
+        what,
+        expected: STATE_HEADER_BYTES,
+        found: bytes.len(),
+    })?;
+    check_magic(what, STATE_MAGIC, head.magic)?;
+    let found = state_crc(&head);
+    if found != head.header_crc.get() {
+        return Err(FormatError::Checksum { what, expected: head.header_crc.get(), found });
+    }
+    let state = StateHeader {
+        journal: head.journal.get(),
+        page: head.page.get(),
+        seq: head.seq.get(),
+        bytes: head.bytes.get(),
+        content_check: head.content_check.get(),
+    };
+    demand_same(what, &encode_state(&state), bytes)?;
+    Ok(state)
+}
+
 /// The header of a group: what one durable append wrote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupHeader {
@@ -482,7 +588,8 @@ pub const GROUP_FIELDS: &[(&str, usize, usize)] = &[
     ("header crc", offset_of!(GroupHead, header_crc), 4),
 ];
 
-/// The checksum that binds a group's records, bodies and padding to its header: the low half of CRC-64/NVME.
+/// The checksum that binds a group's records, bodies and padding, or a state's payload and padding, to its header: the
+/// low half of CRC-64/NVME.
 ///
 /// Not CRC-32C: bytes that end in their own CRC-32C, as our record headers do and as the blocks of many a host do,
 /// all have the same one. With it, a record left from an earlier lap could stand in for one that was torn away.

@@ -2,7 +2,8 @@
 
 use biplex_format::journal::{
     CHECKPOINT_BYTES, CHECKPOINT_FIELDS, GROUP_FIELDS, GROUP_HEADER_BYTES, SEGMENT_FIELDS,
-    SEGMENT_HEAD_BYTES, SLOT_FIELDS, SLOT_HEAD_BYTES, SUPERBLOCK_FIELDS, SUPERBLOCK_HEAD_BYTES,
+    SEGMENT_HEAD_BYTES, SLOT_FIELDS, SLOT_HEAD_BYTES, STATE_FIELDS, STATE_HEADER_BYTES, SUPERBLOCK_FIELDS,
+    SUPERBLOCK_HEAD_BYTES,
 };
 use biplex_format::link::{DIGEST_ROW_BYTES, DIGEST_ROW_FIELDS, HELLO_BYTES, HELLO_FIELDS};
 use biplex_format::record::{Kind, RECORD_FIELDS};
@@ -63,6 +64,7 @@ fn drawings() -> Vec<(&'static str, String)> {
         ("digest row", draw(DIGEST_ROW_FIELDS, DIGEST_ROW_BYTES)),
         ("superblock", draw(SUPERBLOCK_FIELDS, SUPERBLOCK_HEAD_BYTES)),
         ("checkpoint slot", draw(SLOT_FIELDS, SLOT_HEAD_BYTES)),
+        ("state slot", draw(STATE_FIELDS, STATE_HEADER_BYTES)),
         ("segment header", draw(SEGMENT_FIELDS, SEGMENT_HEAD_BYTES)),
         ("group header", draw(GROUP_FIELDS, GROUP_HEADER_BYTES)),
         ("checkpoint", draw(CHECKPOINT_FIELDS, CHECKPOINT_BYTES)),

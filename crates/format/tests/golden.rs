@@ -4,8 +4,8 @@ mod examples;
 
 use biplex_engine::message::{Message, PROTOCOL_VERSION};
 use biplex_format::journal::{
-    decode_group, decode_segment, decode_slot, decode_superblock, encode_group, encode_segment, encode_slot,
-    encode_superblock,
+    JOURNAL_VERSION, SUPERBLOCK_BYTES, decode_group, decode_segment, decode_slot, decode_state,
+    decode_superblock, encode_group, encode_segment, encode_slot, encode_state, encode_superblock,
 };
 use biplex_format::{Decoder, FormatError, crc32c};
 use bytes::Bytes;
@@ -39,10 +39,12 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
         short
     };
     vec![
-        ("superblock-head-and-crc", short(&encode_superblock(&superblock()), 64 + 2 * 80)),
+        ("superblock-3-head-and-crc", short(&encode_superblock(&superblock()), 64 + 2 * 80)),
         ("segment-head-and-crc", short(&encode_segment(&segment()), 112)),
         ("slot-head-and-crc", short(&encode_slot(&slot()), 104)),
         ("group", encode_group(&group()).to_vec()),
+        ("slot-with-state-head-and-crc", short(&encode_slot(&slot_with_state()), 104)),
+        ("state-header", encode_state(&state()).to_vec()),
     ]
 }
 
@@ -62,7 +64,21 @@ fn every_kind_is_spelt_as_it_ever_was() {
     assert_eq!(decode_superblock(&encode_superblock(&superblock())), Ok(superblock()));
     assert_eq!(decode_segment(&encode_segment(&segment())), Ok(segment()));
     assert_eq!(decode_slot(&encode_slot(&slot())), Ok(slot()));
+    assert_eq!(decode_slot(&encode_slot(&slot_with_state())), Ok(slot_with_state()));
     assert_eq!(decode_group(&golden("group")), Ok(group()));
+    assert_eq!(decode_state(&golden("state-header")), Ok(state()));
+}
+
+#[test]
+fn a_journal_of_another_version_is_refused_by_its_version() {
+    // No release made a version 2, so its bytes are pinned only to be refused for what they are.
+    let short = golden("superblock-head-and-crc");
+    let head = &short[..short.len() - 4];
+    let mut page = head.to_vec();
+    page.resize(SUPERBLOCK_BYTES - 4, 0);
+    page.extend_from_slice(&crc32c(&page).to_le_bytes());
+    let expected = FormatError::Version { what: "superblock", expected: JOURNAL_VERSION, found: 2 };
+    assert_eq!(decode_superblock(&page), Err(expected));
 }
 
 #[test]

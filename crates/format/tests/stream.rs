@@ -5,8 +5,8 @@ mod examples;
 
 use biplex_engine::message::Message;
 use biplex_engine::{Body, Extent, Lba};
-use biplex_format::journal::{decode_group, decode_segment, decode_slot, decode_superblock};
-use biplex_format::journal::{encode_group, encode_segment, encode_slot, encode_superblock};
+use biplex_format::journal::{decode_group, decode_segment, decode_slot, decode_state, decode_superblock};
+use biplex_format::journal::{encode_group, encode_segment, encode_slot, encode_state, encode_superblock};
 use biplex_format::link::{DIGEST_ROWS_MAX, HOST_NAME_BYTES_MAX, REFUSAL_BYTES_MAX};
 use biplex_format::{
     BODY_BYTES_MAX, Decoder, FormatError, HEADER_BYTES, body_crc, crc32c, decode_entry, decode_header,
@@ -113,6 +113,7 @@ proptest! {
         prop_assert!(decode_group(&flip(encode_group(&group()).to_vec())).is_err());
         prop_assert!(decode_segment(&flip(encode_segment(&segment()).to_vec())).is_err());
         prop_assert!(decode_slot(&flip(encode_slot(&slot()).to_vec())).is_err());
+        prop_assert!(decode_state(&flip(encode_state(&state()).to_vec())).is_err());
         prop_assert!(decode_superblock(&flip(encode_superblock(&superblock()))).is_err());
     }
 

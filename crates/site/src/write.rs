@@ -20,7 +20,7 @@ use biplex_engine::hosts::{HostWrite, WritePart};
 use biplex_engine::judge::HostSwap;
 use biplex_engine::{Body, Entry, Extent, Nexus, Now, VolumeId};
 use biplex_front::{Command, Completion, Failure};
-use biplex_store::{Checkpoint, DiskError, DiskOp};
+use biplex_store::{Checkpoint, DiskError, DiskOp, Durable};
 use bytes::Bytes;
 
 impl Site {
@@ -89,7 +89,8 @@ impl Site {
             resume_from: checkpoint.resume_from,
             peer_journal: checkpoint.peer_journal,
             run: checkpoint.run,
-            oldest_segment: 0, // the journal's own to say
+            oldest_segment: 0, // this and the next are the journal's own to say
+            state: 0,
         });
         if let Some(group) = self.journal.next_group() {
             self.order_disk(
@@ -108,7 +109,10 @@ impl Site {
                  then start the site again: it recovers what it has and gets the rest from the peer"
             ));
         }
-        let (upto, written) = self.journal.group_done();
+        let (upto, written) = match self.journal.group_done() {
+            Durable::Group { upto, checkpoint } => (upto, checkpoint),
+            Durable::State { .. } => return, // it counts with the checkpoint that is written next
+        };
         let checkpoint = biplex_engine::engine::Checkpoint {
             clock_ceiling: written.clock_ceiling,
             destaged: written.destaged,

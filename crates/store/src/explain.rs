@@ -4,6 +4,7 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::layout::{Layout, SLOTS, read_superblock};
 use crate::scan::{FoundGroup, Plan, Scanner, SegmentRead, SlotRead};
+use crate::state::{StateRead, in_force};
 use biplex_engine::Stamp;
 use biplex_format::RecordHeader;
 use biplex_format::journal::{Checkpoint, SUPERBLOCK_BYTES, SegmentHeader};
@@ -52,7 +53,7 @@ impl Share {
     }
 }
 
-/// Explains the journal on `disk`, line by line: a summary, the segments, and on request groups and records.
+/// Explains the journal on `disk`, line by line: a summary, slots and segments, and on request groups and records.
 ///
 /// Errors: as for a recovery, as long as the superblock cannot be read; all later damage is told in the lines.
 pub fn explain(
@@ -60,11 +61,12 @@ pub fn explain(
     options: ExplainOptions,
     line: &mut dyn FnMut(String),
 ) -> Result<Explained, StoreError> {
-    let (superblock, faults) = read_superblock(disk)?;
-    let mut scanner = Scanner::new(disk, superblock);
+    let (superblock, layout, faults) = read_superblock(disk)?;
+    let mut scanner = Scanner::new(disk, superblock, layout);
     let segments = scanner.segments()?;
     let slots = scanner.slots()?;
-    let (plan, damage) = match judged(&mut scanner, &segments, &slots) {
+    let states = scanner.states()?;
+    let (plan, damage) = match judged(&mut scanner, &segments, &slots, &states) {
         (_, Some(StoreError::Disk(error))) => return Err(StoreError::Disk(error)),
         judged => judged,
     };
@@ -85,6 +87,7 @@ pub fn explain(
         line(format!("not whole  the group at offset {at}: {what}"));
     }
     tell_slots(&slots, line);
+    tell_states(&scanner, &states, plan.as_ref(), line);
     tell_segments(&scanner, &segments, plan.as_ref(), &shares, line);
     if options.groups || options.records {
         for segment in &told {
@@ -102,11 +105,14 @@ fn judged(
     scanner: &mut Scanner<'_>,
     segments: &[SegmentRead],
     slots: &[SlotRead; SLOTS as usize],
+    states: &[StateRead],
 ) -> (Option<Plan>, Option<StoreError>) {
     match scanner.plan(segments, slots) {
         Err(error) => (None, Some(error)),
         Ok(plan) => {
-            let damage = scanner.walk(&plan, &mut |_, _, _, _| Ok(())).err();
+            let damage = in_force(states, &scanner.layout, plan.checkpoint.state)
+                .and_then(|_| scanner.walk(&plan, &mut |_, _, _, _| Ok(())))
+                .err();
             (Some(plan), damage)
         }
     }
@@ -199,12 +205,13 @@ fn checkpoint_words(checkpoint: &Checkpoint) -> String {
     let resume =
         checkpoint.resume_from.map_or("nothing to resume".to_owned(), |at| format!("resume from {at}"));
     format!(
-        "run {}, destaged {}, clock ceiling {}, {resume}, peer journal {:016x}, oldest segment {}",
+        "run {}, destaged {}, clock ceiling {}, {resume}, peer journal {:016x}, oldest segment {}, state {}",
         checkpoint.run,
         checkpoint.destaged,
         checkpoint.clock_ceiling,
         checkpoint.peer_journal,
-        checkpoint.oldest_segment
+        checkpoint.oldest_segment,
+        checkpoint.state
     )
 }
 
@@ -219,6 +226,31 @@ fn tell_slots(slots: &[SlotRead; SLOTS as usize], line: &mut dyn FnMut(String)) 
             }
         };
         line(format!("slot       {index} at {}: {words}", Layout::slot(index)));
+    }
+}
+
+fn tell_states(
+    scanner: &Scanner<'_>,
+    states: &[StateRead],
+    plan: Option<&Plan>,
+    line: &mut dyn FnMut(String),
+) {
+    let named = plan.map(|plan| plan.checkpoint.state);
+    for (slot, read) in (0..).zip(states) {
+        let standing = match (read.seq(), named) {
+            (_, None) | (None, _) => "",
+            (seq, named) if seq == named => ", in force",
+            (Some(_), Some(_)) => ", not in force",
+        };
+        let words = match read {
+            StateRead::Blank => "never written".to_owned(),
+            StateRead::Valid { seq, bytes } => format!("number {seq}, {} bytes{standing}", bytes.len()),
+            StateRead::Broken { seq: Some(seq), damage } => {
+                format!("number {seq}{standing}, torn or damaged: {damage}")
+            }
+            StateRead::Broken { seq: None, damage } => format!("torn or damaged: {damage}"),
+        };
+        line(format!("saved      {slot} at {}: {words}", scanner.layout.state_slot(slot)));
     }
 }
 

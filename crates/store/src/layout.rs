@@ -1,4 +1,5 @@
-//! The shape of a journal and its making: two superblocks, two checkpoint slots, then equal segments.
+//! The shape of a journal and its making: two superblocks, two checkpoint slots, two state slots, then equal
+//! segments.
 
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -7,7 +8,9 @@ use crate::ring::GROUP_BYTES_MAX;
 use biplex_engine::SiteId;
 use biplex_engine::message::VolumeGeometry;
 use biplex_format::FormatError;
-use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, decode_superblock, encode_superblock};
+use biplex_format::journal::{
+    STATE_HEADER_BYTES, SUPERBLOCK_BYTES, Superblock, decode_superblock, encode_superblock,
+};
 
 /// Fewest segments: two that [`Layout::usable_bytes`] does not count, and two to go on with.
 pub const SEGMENTS_MIN: u32 = 4;
@@ -22,11 +25,21 @@ const SEGMENTS_AIM: u64 = 16;
 pub(crate) const SLOTS: u64 = 2;
 /// Where they start.
 const SLOTS_START: u64 = 2 * SUPERBLOCK_BYTES as u64;
-/// Where the segments start.
-pub(crate) const SEGMENTS_START: u64 = SLOTS_START + SLOTS * PAGE_BYTES as u64;
-const _: () = assert!(SEGMENTS_START.is_multiple_of(PAGE_BYTES as u64));
+/// Where the state slots start.
+const STATES_START: u64 = SLOTS_START + SLOTS * PAGE_BYTES as u64;
+const _: () = assert!(STATES_START.is_multiple_of(PAGE_BYTES as u64));
+/// How many state slots there are.
+pub(crate) const STATES: u32 = 2;
+/// Smallest state slot, in bytes.
+const STATE_SLOT_BYTES_MIN: u64 = 32 << 10;
+/// Largest state slot, in bytes.
+const STATE_SLOT_BYTES_MAX: u64 = 1 << 20;
+/// Which part of the journal a state slot is, within these sizes.
+const STATE_SLOT_SHARE: u64 = 32;
 /// Smallest journal for a site, in bytes.
-pub const JOURNAL_BYTES_MIN: u64 = SEGMENTS_START + SEGMENTS_MIN as u64 * SEGMENT_BYTES_MIN;
+pub const JOURNAL_BYTES_MIN: u64 =
+    STATES_START + STATES as u64 * STATE_SLOT_BYTES_MAX + SEGMENTS_MIN as u64 * SEGMENT_BYTES_MIN;
+const _: () = assert!(JOURNAL_BYTES_MIN / STATE_SLOT_SHARE >= STATE_SLOT_BYTES_MAX);
 /// Largest journal: its pages are numbered by 32 bits.
 const JOURNAL_BYTES_MAX: u64 = (u32::MAX as u64) * PAGE_BYTES as u64;
 
@@ -50,6 +63,8 @@ pub struct Layout {
     pub segment_bytes: u64,
     /// How many there are.
     pub segments: u32,
+    /// Bytes of each of the two state slots; a multiple of [`PAGE_BYTES`].
+    pub state_slot_bytes: u64,
 }
 
 impl Layout {
@@ -61,8 +76,9 @@ impl Layout {
         }
         let page = PAGE_BYTES as u64;
         let aim = (bytes / SEGMENTS_AIM).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        let segments = (bytes - SEGMENTS_START) / aim;
-        Layout::with_segments(bytes, (bytes - SEGMENTS_START) / segments / page * page)
+        let ring = bytes - segments_start(state_slot_bytes(bytes));
+        let segments = ring / aim;
+        Layout::with_segments(bytes, ring / segments / page * page)
     }
 
     /// A layout with segments of a chosen size, as tests want them. An entry that does not fit into such a segment
@@ -70,7 +86,9 @@ impl Layout {
     pub fn with_segments(bytes: u64, segment_bytes: u64) -> Result<Layout, StoreError> {
         let page = PAGE_BYTES as u64;
         let segment_bytes = (segment_bytes / page * page).max(2 * page);
-        let needed = SEGMENTS_START.saturating_add(segment_bytes.saturating_mul(u64::from(SEGMENTS_MIN)));
+        let state_slot_bytes = state_slot_bytes(bytes);
+        let start = segments_start(state_slot_bytes);
+        let needed = start.saturating_add(segment_bytes.saturating_mul(u64::from(SEGMENTS_MIN)));
         if bytes < needed {
             return Err(StoreError::TooSmall { bytes, needed });
         }
@@ -78,13 +96,32 @@ impl Layout {
         if bytes > JOURNAL_BYTES_MAX {
             return Err(too_large);
         }
-        let segments = u32::try_from((bytes - SEGMENTS_START) / segment_bytes).map_err(|_| too_large)?;
-        Ok(Layout { segment_bytes, segments })
+        let segments = u32::try_from((bytes - start) / segment_bytes).map_err(|_| too_large)?;
+        Ok(Layout { segment_bytes, segments, state_slot_bytes })
     }
 
     /// Bytes of the journal.
     pub fn bytes(&self) -> u64 {
-        SEGMENTS_START + u64::from(self.segments) * self.segment_bytes
+        segments_start(self.state_slot_bytes) + u64::from(self.segments) * self.segment_bytes
+    }
+
+    /// The layout that a superblock tells of; none if no journal can have it.
+    pub(crate) fn of(superblock: &Superblock) -> Option<Layout> {
+        let page = PAGE_BYTES as u64;
+        let layout = Layout {
+            segment_bytes: superblock.segment_bytes,
+            segments: superblock.segments,
+            state_slot_bytes: u64::from(superblock.state_pages) * page,
+        };
+        let ring = layout.segment_bytes.checked_mul(u64::from(layout.segments));
+        let sound = layout.segments >= SEGMENTS_MIN
+            && layout.segment_bytes >= 2 * page
+            && layout.segment_bytes.is_multiple_of(page)
+            && (STATE_SLOT_BYTES_MIN..=STATE_SLOT_BYTES_MAX).contains(&layout.state_slot_bytes)
+            && ring
+                .and_then(|ring| ring.checked_add(segments_start(layout.state_slot_bytes)))
+                .is_some_and(|bytes| bytes <= JOURNAL_BYTES_MAX);
+        sound.then_some(layout)
     }
 
     /// Bytes of entries (by [`crate::Journal::footprint`]) that always find room, in whatever order they come and go:
@@ -101,16 +138,38 @@ impl Layout {
         SLOTS_START + seq % SLOTS * PAGE_BYTES as u64
     }
 
+    /// Where a state slot starts.
+    pub(crate) fn state_slot(&self, index: u32) -> u64 {
+        STATES_START + u64::from(index) * self.state_slot_bytes
+    }
+
+    /// Most bytes of a state: what a state slot holds behind its header.
+    pub fn state_bytes_max(&self) -> usize {
+        let bytes = usize::try_from(self.state_slot_bytes).unwrap_or(usize::MAX);
+        bytes.saturating_sub(STATE_HEADER_BYTES)
+    }
+
     /// Where a segment starts.
     pub(crate) fn start(&self, index: u32) -> u64 {
-        SEGMENTS_START + u64::from(index) * self.segment_bytes
+        segments_start(self.state_slot_bytes) + u64::from(index) * self.segment_bytes
     }
 
     /// The segment that a byte of the journal lies in.
     pub(crate) fn index(&self, offset: u64) -> u32 {
-        u32::try_from(offset.saturating_sub(SEGMENTS_START) / self.segment_bytes)
+        u32::try_from(offset.saturating_sub(self.start(0)) / self.segment_bytes)
             .expect("every offset in the journal lies in one of its segments")
     }
+}
+
+/// Bytes of a state slot in a journal of `bytes`.
+fn state_slot_bytes(bytes: u64) -> u64 {
+    let page = PAGE_BYTES as u64;
+    (bytes / STATE_SLOT_SHARE / page * page).clamp(STATE_SLOT_BYTES_MIN, STATE_SLOT_BYTES_MAX)
+}
+
+/// Where the segments start, behind two state slots of this size.
+const fn segments_start(state_slot_bytes: u64) -> u64 {
+    STATES_START + STATES as u64 * state_slot_bytes
 }
 
 /// Makes a journal of `bytes` (or a little less): zeros everything, so that later appends need no allocation, and
@@ -154,6 +213,8 @@ pub fn create_with(
         journal: identity.journal,
         segment_bytes: layout.segment_bytes,
         segments: layout.segments,
+        state_pages: u32::try_from(layout.state_slot_bytes / PAGE_BYTES as u64)
+            .expect("a state slot has at most STATE_SLOT_BYTES_MAX bytes"),
         volumes: identity.volumes.clone(),
     });
     for copy in [1, 0] {
@@ -163,10 +224,10 @@ pub fn create_with(
     Ok(())
 }
 
-/// Reads whichever superblock is whole.
+/// Reads whichever superblock is whole; tells the layout that it means, and what is wrong with each copy.
 pub(crate) fn read_superblock(
     disk: &mut dyn Disk,
-) -> Result<(Superblock, [Option<FormatError>; 2]), StoreError> {
+) -> Result<(Superblock, Layout, [Option<FormatError>; 2]), StoreError> {
     let found = disk.len()?;
     let mut copies = vec![0; 2 * SUPERBLOCK_BYTES];
     if found < copies.len() as u64 {
@@ -180,25 +241,16 @@ pub(crate) fn read_superblock(
         (Err(_), Err(_)) if copies.iter().all(|byte| *byte == 0) => return Err(StoreError::Unfinished),
         (Err(why), Err(_)) => return Err(StoreError::NotAJournal { why }),
     };
-    let layout = Layout { segment_bytes: superblock.segment_bytes, segments: superblock.segments };
-    let page = PAGE_BYTES as u64;
-    let sound = layout.segments >= SEGMENTS_MIN
-        && layout.segment_bytes >= 2 * page
-        && layout.segment_bytes.is_multiple_of(page)
-        && layout
-            .segment_bytes
-            .checked_mul(u64::from(layout.segments))
-            .is_some_and(|bytes| bytes < JOURNAL_BYTES_MAX);
-    if !sound {
+    let Some(layout) = Layout::of(&superblock) else {
         let why = FormatError::Field {
-            what: "segment size in the superblock",
+            what: "segment or state slot size in the superblock",
             expected: SEGMENT_BYTES_MIN,
-            found: layout.segment_bytes,
+            found: superblock.segment_bytes,
         };
         return Err(StoreError::NotAJournal { why });
-    }
+    };
     if found < layout.bytes() {
         return Err(StoreError::Truncated { expected: layout.bytes(), found });
     }
-    Ok((superblock, faults))
+    Ok((superblock, layout, faults))
 }

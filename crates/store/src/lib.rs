@@ -2,7 +2,8 @@
 //!
 //! While a site runs the journal is a machine without I/O: entries go in ([`Journal::append`]), page-aligned
 //! groups come out ([`Journal::next_group`]), and the caller says when one is durable
-//! ([`Journal::group_done`]). Only making, recovering and explaining a journal touch a [`Disk`].
+//! ([`Journal::group_done`]). What the site must keep beside its entries and is too long for a checkpoint is saved
+//! as a state ([`Journal::save_state`]). Only making, recovering and explaining a journal touch a [`Disk`].
 
 pub mod disk;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod page;
 pub mod recover;
 pub mod ring;
 mod scan;
+mod state;
 
 pub use biplex_format::journal::Checkpoint;
 pub use disk::{Device, Disk, DiskError, DiskOp, DiskResult, DiskTicket};
@@ -20,4 +22,4 @@ pub use explain::{ExplainOptions, Explained, explain};
 pub use layout::{Identity, JOURNAL_BYTES_MIN, Layout, create, create_with};
 pub use page::{PAGE_BYTES, PageBuf};
 pub use recover::{Recovered, recover};
-pub use ring::{GROUP_BYTES_MAX, Group, Journal};
+pub use ring::{Durable, GROUP_BYTES_MAX, Group, Journal};

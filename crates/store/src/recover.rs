@@ -9,6 +9,7 @@ use crate::error::{Damage, StoreError};
 use crate::layout::{Identity, read_superblock};
 use crate::ring::{Journal, Resume, Segment};
 use crate::scan::{Scanner, SegmentRead};
+use crate::state::{in_force, next_seq};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{Entry, JournalPos, SiteId, Stamp};
 use biplex_format::FormatError;
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Recovered {
     /// The newest durable checkpoint.
     pub checkpoint: Checkpoint,
+    /// The state that belongs to this checkpoint ([`Journal::save_state`]), if one was ever saved.
+    pub state: Option<Bytes>,
     /// Whose journal it is.
     pub identity: Identity,
     /// Entries visited: all that the needed segments hold, those before the cut among them.
@@ -39,7 +42,7 @@ pub fn recover(
     expect: Option<(SiteId, u64)>,
     visit: &mut dyn FnMut(Entry, JournalPos),
 ) -> Result<(Journal, Recovered), StoreError> {
-    let (superblock, faults) = read_superblock(disk)?;
+    let (superblock, layout, faults) = read_superblock(disk)?;
     if let Some((expected_site, expected_pair)) = expect
         && (superblock.site, superblock.pair) != (expected_site, expected_pair)
     {
@@ -53,10 +56,12 @@ pub fn recover(
         journal: superblock.journal,
         volumes: superblock.volumes.clone(),
     };
-    let mut scanner = Scanner::new(disk, superblock);
+    let mut scanner = Scanner::new(disk, superblock, layout);
     let segments = scanner.segments()?;
     let slots = scanner.slots()?;
     let plan = scanner.plan(&segments, &slots)?;
+    let states = scanner.states()?;
+    let (saved, state) = in_force(&states, &layout, plan.checkpoint.state)?;
     let mut newest: BTreeMap<u64, Stamp> = BTreeMap::new();
     let mut entries = 0;
     scanner.walk(&plan, &mut |scanner, segment, at, group| {
@@ -105,8 +110,10 @@ pub fn recover(
         next_segment: plan.next_segment,
         next_slot: plan.next_slot,
         checkpoint: plan.checkpoint,
+        state: saved,
+        next_state: next_seq(&states, plan.checkpoint.state),
     });
     let superblock_fault = faults.into_iter().flatten().next();
     let (checkpoint, torn_at) = (plan.checkpoint, plan.torn_at);
-    Ok((journal, Recovered { checkpoint, identity, entries, torn_at, superblock_fault }))
+    Ok((journal, Recovered { checkpoint, state, identity, entries, torn_at, superblock_fault }))
 }

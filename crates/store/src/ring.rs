@@ -4,6 +4,7 @@
 //! append ─▶ open group ─▶ ready ─▶ under way ─▶ durable            recycle: durable checkpoint frees segments
 //!           (one)        (few)     (at most one)
 //!        a checkpoint alone ──────▶ (a slot)
+//!        a state ─────────────────▶ (a state slot; before all others)
 //! ```
 //! Invariants:
 //! - A record's place is fixed when it is appended; a group's sequence number and checkpoint when it is handed out.
@@ -14,10 +15,13 @@
 //! - Only entries take room in the ring. A checkpoint without entries goes to one of two slots outside of it, in turn,
 //!   so checkpoints can be written for ever while the hosts wait. Slot writes and groups are one sequence: each names
 //!   the newest of the other kind before it.
+//! - A state goes out before any group or checkpoint that is handed out later, and those name it: a checkpoint is never
+//!   durable before a state that was saved before it (`state.rs`).
 
 use crate::error::JournalFull;
 use crate::layout::Layout;
 use crate::page::{PAGE_BYTES, PageBuf};
+use crate::state::{Saved, States};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::{AppendSeq, Entry, JournalPos, Stamp};
 use biplex_format::journal::{
@@ -25,6 +29,7 @@ use biplex_format::journal::{
     encode_segment, encode_slot,
 };
 use biplex_format::{BODY_BYTES_MAX, HEADER_BYTES, encode_entry_header, stored_body};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Most bytes of a group: the largest record, and room for many small ones.
@@ -33,17 +38,32 @@ pub const GROUP_BYTES_MAX: u64 = BODY_BYTES_MAX as u64 + (64 << 10);
 const PAGE: u64 = PAGE_BYTES as u64;
 const _: () = assert!(GROUP_HEADER_BYTES + HEADER_BYTES + BODY_BYTES_MAX <= GROUP_BYTES_MAX as usize);
 
-/// A group, or a checkpoint alone, to write: one durable write to the journal.
+/// A group, a checkpoint alone, or a state, to write: one durable write to the journal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// Where in the journal.
     pub offset: u64,
     /// What.
     pub pages: PageBuf,
-    /// Every append up to this one is durable when it ends well.
-    pub upto: AppendSeq,
-    /// The checkpoint in it.
-    pub checkpoint: Checkpoint,
+    /// What is durable when it ends well.
+    pub durable: Durable,
+}
+
+/// What became durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durable {
+    /// A group, or a checkpoint alone.
+    Group {
+        /// Every append up to this one.
+        upto: AppendSeq,
+        /// The checkpoint in it.
+        checkpoint: Checkpoint,
+    },
+    /// A state alone. It is in force only with the next group or checkpoint; until then there is nothing new.
+    State {
+        /// Its number.
+        seq: u64,
+    },
 }
 
 /// A segment of the log.
@@ -88,11 +108,21 @@ impl Building {
     }
 }
 
-/// What is said of a write when it is durable.
+/// What is being written.
 #[derive(Debug)]
-struct UnderWay {
-    upto: AppendSeq,
-    checkpoint: Checkpoint,
+enum UnderWay {
+    Group { upto: AppendSeq, checkpoint: Checkpoint },
+    State(Saved),
+}
+
+impl UnderWay {
+    /// What is said of it when it is durable.
+    fn durable(&self) -> Durable {
+        match self {
+            UnderWay::Group { upto, checkpoint } => Durable::Group { upto: *upto, checkpoint: *checkpoint },
+            UnderWay::State(saved) => Durable::State { seq: saved.seq },
+        }
+    }
 }
 
 /// What recovery found, to go on from.
@@ -111,6 +141,9 @@ pub(crate) struct Resume {
     pub next_segment: u64,
     pub next_slot: u64,
     pub checkpoint: Checkpoint,
+    /// The state that the checkpoint names.
+    pub state: Saved,
+    pub next_state: u64,
 }
 
 /// The journal of a running site.
@@ -138,6 +171,7 @@ pub struct Journal {
     /// The oldest segment by the newest durable checkpoint.
     oldest_durable: u64,
     wanted: bool,
+    states: States,
     groups: u64,
     written: u64,
 }
@@ -163,6 +197,7 @@ impl Journal {
             oldest_durable: found.checkpoint.oldest_segment,
             checkpoint: found.checkpoint,
             wanted: false,
+            states: States::resume(found.state, found.next_state),
             groups: 0,
             written: 0,
         }
@@ -218,7 +253,7 @@ impl Journal {
         Ok((self.appended, pos))
     }
 
-    /// What the next groups carry. `oldest_segment` is the journal's own to set.
+    /// What the next groups carry. `oldest_segment` and `state` are the journal's own to set.
     pub fn set_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.checkpoint = checkpoint;
     }
@@ -233,11 +268,34 @@ impl Journal {
         self.wanted = true;
     }
 
-    /// The next group to write; a checkpoint alone, if one was asked for and there is no entry. None while one is
-    /// under way, or when there is nothing to write.
+    /// Keeps `bytes` for the site, outside of the ring: written before any group or checkpoint that is handed out from
+    /// now on, and in force with the first of those, so that a recovery gives each checkpoint with its state
+    /// ([`crate::Recovered::state`]). A state that was saved and not yet handed out is replaced.
+    ///
+    /// So for a state as of a cut: save it, and only then set the checkpoint that says that cut. Nothing is written for
+    /// the state's own sake alone: ask for the checkpoint, too ([`Journal::request_group`]).
+    ///
+    /// # Panics
+    /// With more bytes than [`Journal::state_bytes_max`].
+    pub fn save_state(&mut self, bytes: Bytes) {
+        let (most, found) = (self.state_bytes_max(), bytes.len());
+        assert!(found <= most, "a state of {found} bytes does not fit into a slot for {most}");
+        self.states.queue(bytes);
+    }
+
+    /// Most bytes of a state.
+    pub fn state_bytes_max(&self) -> usize {
+        self.layout.state_bytes_max()
+    }
+
+    /// The next write: the state that was saved, if there is one; else the next group; else a checkpoint alone, if one
+    /// was asked for. None while one is under way, or when there is nothing to write.
     pub fn next_group(&mut self) -> Option<Group> {
         if self.under_way.is_some() {
             return None;
+        }
+        if let Some((saved, offset, pages)) = self.states.next_write(self.journal, &self.layout) {
+            return Some(self.hand_out(offset, pages, UnderWay::State(saved)));
         }
         let building = match self.ready.pop_front() {
             Some(building) => building,
@@ -257,14 +315,20 @@ impl Journal {
         Some(self.seal(building))
     }
 
-    /// What was under way is durable: which appends, and which checkpoint.
+    /// What was under way is durable.
     ///
     /// # Panics
-    /// If none is under way.
-    pub fn group_done(&mut self) -> (AppendSeq, Checkpoint) {
-        let done = self.under_way.take().expect("a group is under way");
-        self.oldest_durable = done.checkpoint.oldest_segment;
-        (done.upto, done.checkpoint)
+    /// If nothing is under way.
+    pub fn group_done(&mut self) -> Durable {
+        let done = self.under_way.take().expect("a write is under way");
+        match done {
+            UnderWay::Group { checkpoint, .. } => {
+                self.oldest_durable = checkpoint.oldest_segment;
+                self.states.named(checkpoint.state);
+            }
+            UnderWay::State(saved) => self.states.saved(saved),
+        }
+        done.durable()
     }
 
     /// Frees the segments whose entries all are at or before `destaged`, as far as a durable checkpoint no longer
@@ -332,7 +396,7 @@ impl Journal {
         self.layout.bytes()
     }
 
-    /// Groups handed out in this run, checkpoints alone among them.
+    /// Writes handed out in this run: groups, checkpoints alone, states.
     pub fn groups(&self) -> u64 {
         self.groups
     }
@@ -395,8 +459,7 @@ impl Journal {
     fn seal(&mut self, mut building: Building) -> Group {
         let group_seq = self.next_group;
         self.next_group += 1;
-        let checkpoint =
-            Checkpoint { oldest_segment: self.oldest_needed(building.segment_seq), ..self.checkpoint };
+        let checkpoint = self.checkpoint_naming(self.oldest_needed(building.segment_seq));
         let (start, end, lead) = (building.start(), building.end(), building.lead());
         building.pages.pad_to_page();
         let (front, rest) = building.pages.as_mut_bytes().split_at_mut(lead);
@@ -422,7 +485,7 @@ impl Journal {
                 checkpoint,
             }));
         }
-        self.hand_out(building.offset, building.pages, building.upto, checkpoint)
+        self.hand_out(building.offset, building.pages, UnderWay::Group { upto: building.upto, checkpoint })
     }
 
     /// The checkpoint alone, for the older of the two slots.
@@ -431,7 +494,7 @@ impl Journal {
         self.next_slot += 1;
         // No group is open or ready: every segment of the log has its header on the disk.
         let newest = self.live.back().map_or(self.next_segment, |newest| newest.seq);
-        let checkpoint = Checkpoint { oldest_segment: self.oldest_needed(newest), ..self.checkpoint };
+        let checkpoint = self.checkpoint_naming(self.oldest_needed(newest));
         let offset = Layout::slot(seq);
         let mut pages = PageBuf::with_capacity(PAGE_BYTES);
         pages.extend_from_slice(&encode_slot(&Slot {
@@ -441,14 +504,20 @@ impl Journal {
             after_group: self.next_group - 1,
             checkpoint,
         }));
-        self.hand_out(offset, pages, self.appended, checkpoint)
+        self.hand_out(offset, pages, UnderWay::Group { upto: self.appended, checkpoint })
     }
 
-    fn hand_out(&mut self, offset: u64, pages: PageBuf, upto: AppendSeq, checkpoint: Checkpoint) -> Group {
-        self.under_way = Some(UnderWay { upto, checkpoint });
+    /// The checkpoint with what is the journal's own to say.
+    fn checkpoint_naming(&self, oldest_segment: u64) -> Checkpoint {
+        Checkpoint { oldest_segment, state: self.states.newest(), ..self.checkpoint }
+    }
+
+    fn hand_out(&mut self, offset: u64, pages: PageBuf, under_way: UnderWay) -> Group {
+        let durable = under_way.durable();
+        self.under_way = Some(under_way);
         self.groups += 1;
         self.written += pages.as_bytes().len() as u64;
-        Group { offset, pages, upto, checkpoint }
+        Group { offset, pages, durable }
     }
 
     /// The oldest segment that recovery needs by the present cut: `writing`, the newest one, or an older one.

@@ -16,6 +16,7 @@ use crate::error::{Damage, StoreError};
 use crate::layout::{Layout, SLOTS};
 use crate::page::PAGE_BYTES;
 use crate::ring::GROUP_BYTES_MAX;
+use crate::state::{StateRead, read_states};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_format::journal::{
     Checkpoint, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, Slot, Superblock, content_check,
@@ -108,8 +109,7 @@ pub(crate) struct Scanner<'d> {
 }
 
 impl<'d> Scanner<'d> {
-    pub fn new(disk: &'d mut dyn Disk, superblock: Superblock) -> Scanner<'d> {
-        let layout = Layout { segment_bytes: superblock.segment_bytes, segments: superblock.segments };
+    pub fn new(disk: &'d mut dyn Disk, superblock: Superblock, layout: Layout) -> Scanner<'d> {
         Scanner { disk, superblock, layout, buffer: Vec::new() }
     }
 
@@ -139,6 +139,11 @@ impl<'d> Scanner<'d> {
             *slot = self.slot(at, &page);
         }
         Ok(all)
+    }
+
+    /// Reads both state slots.
+    pub fn states(&mut self) -> Result<Vec<StateRead>, DiskError> {
+        read_states(self.disk, &self.layout, self.superblock.journal)
     }
 
     fn slot(&self, at: u64, page: &[u8]) -> SlotRead {
@@ -425,9 +430,13 @@ impl<'d> Scanner<'d> {
     /// Demands that no segment without a readable header holds anything later than the end of the log, but for the
     /// one group that was under way when its segment was being taken into use.
     fn nothing_later(&mut self, segments: &[SegmentRead], plan: &mut Plan) -> Result<(), StoreError> {
+        // Those never used are taken in order: before one that was, a blank header was blanked, or lost.
+        let used = segments.iter().rposition(|read| matches!(read, SegmentRead::Valid(_)));
+        let used = used.and_then(|index| u32::try_from(index).ok());
         for (index, read) in (0..).zip(segments) {
             let (suspect, broken) = match read {
                 SegmentRead::Valid(_) => (false, None),
+                SegmentRead::Blank if used.is_some_and(|used| index < used) => (true, None),
                 SegmentRead::Blank => (self.first_group_is_later(index, plan.next_group)?, None),
                 SegmentRead::Broken(damage) => (true, Some(*damage)),
             };

@@ -1,14 +1,15 @@
 //! Whatever is appended, grouped, recycled and crashed, in whatever order: recovery gives the durable prefix, with
-//! the group that was under way wholly or not at all, and never a stale entry.
+//! the group that was under way wholly or not at all, and never a stale entry; and with the checkpoint comes the state
+//! that was saved for it.
 
 mod fault_disk;
 
 use biplex_engine::{AppendSeq, Body, Entry, Extent, JournalPos, Lba, SiteId, Stamp};
 use biplex_format::body_crc;
-use biplex_store::{Checkpoint, Disk, Group, Journal, Layout, create_with, recover};
+use biplex_store::{Checkpoint, Disk, Durable, Group, Journal, Layout, create_with, recover};
 use bytes::Bytes;
-use fault_disk::{FaultDisk, PAIR, Random, SEGMENTS_START, entry, identity, small};
-use std::collections::VecDeque;
+use fault_disk::{FaultDisk, PAIR, Random, STATES_START, as_group, entry, identity, small};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A journal's user, with the memory of an elephant.
 struct World {
@@ -20,6 +21,11 @@ struct World {
     /// Appended, not durable.
     pending: VecDeque<(AppendSeq, Entry, JournalPos)>,
     under_way: Option<Group>,
+    /// States handed out, by their numbers, with the place of each.
+    states: BTreeMap<u64, (Bytes, u64)>,
+    /// The state that was saved last.
+    saving: Bytes,
+    states_interrupted: u64,
     checkpoint_durable: Checkpoint,
     clock: u64,
     pins: Vec<(JournalPos, Entry)>,
@@ -51,6 +57,9 @@ impl World {
             durable: VecDeque::new(),
             pending: VecDeque::new(),
             under_way: None,
+            states: BTreeMap::new(),
+            saving: Bytes::new(),
+            states_interrupted: 0,
             checkpoint_durable: Checkpoint::FIRST,
             clock: 0,
             pins: Vec::new(),
@@ -95,16 +104,20 @@ impl World {
             self.finish();
         }
         self.destage(100);
-        self.write();
-        self.finish();
+        self.write_all();
         self.journal.recycle(self.checkpoint_durable.destaged);
         let (seq, pos) = self.journal.append(entry).expect("everything was destaged");
         self.pending.push_back((seq, entry.clone(), pos));
     }
 
     fn start(&mut self, group: Group) -> bool {
+        if let Durable::State { seq } = group.durable {
+            let in_force = self.states.get(&self.checkpoint_durable.state);
+            assert!(in_force.is_none_or(|(_, at)| *at != group.offset), "written over the state in force");
+            self.states.insert(seq, (self.saving.clone(), group.offset));
+        }
         self.disk.write_at(group.offset, group.pages.as_bytes()).expect("in memory");
-        assert!(self.journal.next_group().is_none() || self.under_way.is_some(), "one at a time");
+        assert!(self.journal.next_group().is_none(), "one at a time");
         self.under_way = Some(group);
         true
     }
@@ -117,16 +130,23 @@ impl World {
         }
     }
 
+    /// Writes whatever there is to write.
+    fn write_all(&mut self) {
+        self.finish();
+        self.write();
+        while self.under_way.is_some() {
+            self.finish();
+            self.write();
+        }
+    }
+
     fn finish(&mut self) {
         let Some(group) = self.under_way.take() else { return };
         self.disk.sync().expect("in memory");
-        assert_eq!(self.journal.group_done(), (group.upto, group.checkpoint));
-        self.now_durable(&group);
-    }
-
-    fn now_durable(&mut self, group: &Group) {
-        self.checkpoint_durable = group.checkpoint;
-        while self.pending.front().is_some_and(|(seq, _, _)| *seq <= group.upto) {
+        assert_eq!(self.journal.group_done(), group.durable);
+        let Some((upto, checkpoint)) = as_group(&group) else { return };
+        self.checkpoint_durable = checkpoint;
+        while self.pending.front().is_some_and(|(seq, _, _)| *seq <= upto) {
             let (_, entry, pos) = self.pending.pop_front().expect("it was there");
             self.durable.push_back((entry, pos));
         }
@@ -145,21 +165,45 @@ impl World {
             peer_journal: 7,
             run: self.crashes as u32,
             oldest_segment: 12345, // the journal sets its own
+            state: 54321,          // and this
         };
+        self.save_state(destaged);
         self.journal.set_checkpoint(checkpoint);
         self.journal.request_group();
     }
 
+    /// A state that tells the cut for which it was saved.
+    fn save_state(&mut self, cut: Stamp) {
+        let mut bytes = vec![self.random.next() as u8; self.random.below(4) as usize * 4000];
+        bytes.extend_from_slice(&cut.time.to_le_bytes());
+        bytes.push(cut.site as u8);
+        self.saving = Bytes::from(bytes);
+        self.journal.save_state(self.saving.clone());
+    }
+
+    /// Asserts that the recovered state is the one that was saved for the recovered checkpoint.
+    fn check_state(&self, checkpoint: &Checkpoint, state: Option<&Bytes>) {
+        let named = self.states.get(&checkpoint.state).map(|(bytes, _)| bytes);
+        assert!(named == state, "another state than number {}", checkpoint.state);
+        match state {
+            None => assert_eq!(checkpoint.destaged, Stamp::ZERO, "a cut without its state"),
+            Some(bytes) => {
+                let (time, site) = bytes[bytes.len() - 9..].split_at(8);
+                let time = u64::from_le_bytes(time.try_into().expect("eight bytes"));
+                let cut = Stamp { time, site: SiteId::from_ordinal(site[0]).expect("a site") };
+                assert_eq!(cut, checkpoint.destaged, "a state of another cut");
+            }
+        }
+    }
+
     /// A checkpoint when there is nothing to append: it goes to a slot, and stays under way.
     fn checkpoint_alone(&mut self) {
-        while !self.pending.is_empty() {
-            self.write();
-            self.finish();
-        }
-        self.finish();
+        self.write_all();
         let used = self.journal.used_bytes();
         let percent = [0, 0, 50, 100][self.random.below(4) as usize];
         self.destage(if self.still { 0 } else { percent });
+        self.write();
+        self.finish(); // its state, before all others
         self.write();
         let group = self.under_way.as_ref().expect("a checkpoint was asked for");
         assert!(is_slot(group) && self.journal.used_bytes() == used, "it took room in the ring");
@@ -201,31 +245,32 @@ impl World {
             self.torn += 1;
             let group = under_way.as_ref();
             assert!(
-                group.is_some_and(|group| !is_slot(group)),
+                group.is_some_and(|group| as_group(group).is_some() && !is_slot(group)),
                 "only a group that was under way can be torn"
             );
         }
-        let written = under_way.as_ref().is_some_and(|group| group.checkpoint == checkpoint);
+        let group = under_way.as_ref().and_then(as_group);
+        let written = group.is_some_and(|(_, written)| written == checkpoint);
         assert!(
             checkpoint == self.checkpoint_durable || written,
             "the checkpoint went back: {checkpoint:?}, durable was {:?}",
             self.checkpoint_durable
         );
+        self.states_interrupted += u64::from(under_way.is_some() && group.is_none());
         if under_way.as_ref().is_some_and(is_slot) {
             self.slots_interrupted += 1;
             self.slots_lost += u64::from(!written);
         }
         // Which durable prefix is it?
         let mut expected = self.durable.clone();
-        let whole = checkpoint != self.checkpoint_durable
-            || under_way.as_ref().is_some_and(|group| group.checkpoint == checkpoint && torn_at.is_none());
-        if let Some(group) = &under_way
+        let whole = checkpoint != self.checkpoint_durable || written && torn_at.is_none();
+        if let Some((upto, _)) = group
             && whole
         {
             let with: Vec<(Entry, JournalPos)> = self
                 .pending
                 .iter()
-                .filter(|(seq, _, _)| *seq <= group.upto)
+                .filter(|(seq, _, _)| *seq <= upto)
                 .map(|(_, entry, pos)| (entry.clone(), *pos))
                 .collect();
             if found.back().map(|(entry, _)| entry.stamp) == with.last().map(|(entry, _)| entry.stamp) {
@@ -275,13 +320,15 @@ impl World {
             recover(&mut self.disk, Some((SiteId::A, PAIR)), &mut |entry, pos| found.push_back((entry, pos)))
                 .expect("a crash is no damage");
         assert_eq!(recovered.entries, found.len() as u64);
+        self.check_state(&recovered.checkpoint, recovered.state.as_ref());
         (journal, found, recovered.checkpoint, recovered.torn_at)
     }
 
     fn step(&mut self) {
         match self.random.below(100) {
             0..40 => self.append(),
-            40..58 => self.write(),
+            40..43 => self.save_state(self.journal.checkpoint().destaged),
+            43..58 => self.write(),
             58..72 => self.finish(),
             72..78 => {
                 for _ in 0..1 + self.random.below(3) {
@@ -311,31 +358,40 @@ impl World {
 
 /// Whether it goes to a checkpoint slot.
 fn is_slot(group: &Group) -> bool {
-    group.offset < SEGMENTS_START
+    group.offset < STATES_START
 }
 
 #[test]
 fn recovered_entries_are_exactly_the_durable_prefix() {
-    let (mut crashes, mut torn, mut full, mut interrupted, mut lost) = (0, 0, 0, 0, 0);
-    for seed in 1..=150 {
+    let (mut crashes, mut torn, mut full, mut interrupted, mut lost, mut states) = (0, 0, 0, 0, 0, 0);
+    for seed in 1..=400 {
         let outcome = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
             for _ in 0..400 {
                 world.step();
             }
-            (world.crashes, world.torn, world.full, world.slots_interrupted, world.slots_lost)
+            (
+                world.crashes,
+                world.torn,
+                world.full,
+                world.slots_interrupted,
+                world.slots_lost,
+                world.states_interrupted,
+            )
         });
-        let (c, t, f, i, l) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
+        let (c, t, f, i, l, s) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         (crashes, torn, full) = (crashes + c, torn + t, full + f);
-        (interrupted, lost) = (interrupted + i, lost + l);
+        (interrupted, lost, states) = (interrupted + i, lost + l, states + s);
     }
     println!(
-        "{crashes} crashes, {torn} torn groups, {full} refusals, {interrupted} slot writes, {lost} lost"
+        "{crashes} crashes, {torn} torn groups, {full} refusals, {interrupted} slot writes, {lost} lost, \
+         {states} state writes"
     );
     assert!(
         interrupted > 100 && lost > 30 && interrupted - lost > 30,
         "{interrupted} slot writes, {lost} lost"
     );
+    assert!(states > 100, "{states} state writes");
     assert!(crashes > 1000 && torn > 100 && full > 100, "{crashes} crashes, {torn} torn, {full} full");
 }
 
@@ -365,8 +421,7 @@ fn checkpoints_find_room_for_ever_while_the_journal_is_full() {
         }
     }
     world.destage(100);
-    world.write();
-    world.finish();
+    world.write_all();
     world.journal.recycle(world.checkpoint_durable.destaged);
     world.full = 0;
     world.append();
@@ -461,8 +516,7 @@ fn only_a_plain_checkpoint_is_left_when_all_was_destaged() {
         world.finish();
     }
     world.destage(100);
-    world.write();
-    world.finish();
+    world.write_all();
     world.journal.recycle(world.checkpoint_durable.destaged);
     let used = world.journal.used_bytes();
     assert!(used <= 48 << 10, "one segment is left, not {used} bytes");

@@ -5,8 +5,12 @@ mod fault_disk;
 
 use biplex_engine::{AppendSeq, Entry, SiteId, Stamp};
 use biplex_format::journal::{SUPERBLOCK_BYTES, Superblock, encode_superblock};
-use biplex_store::{Checkpoint, Disk, ExplainOptions, Layout, StoreError, create_with, explain, recover};
-use fault_disk::{FaultDisk, PAIR, Random, SECTOR, SEGMENTS_START, entry, identity, small};
+use biplex_store::{
+    Checkpoint, Durable, ExplainOptions, JOURNAL_BYTES_MIN, Layout, StoreError, create_with, explain, recover,
+};
+use bytes::Bytes;
+use fault_disk::{FaultDisk, PAIR, Random, SECTOR, SEGMENTS_START, as_group, entry, identity, small, write};
+use std::collections::BTreeMap;
 
 struct Built {
     image: Vec<u8>,
@@ -17,6 +21,8 @@ struct Built {
     last_range: std::ops::Range<usize>,
     /// Where all live appends wrote.
     live: Vec<std::ops::Range<usize>>,
+    /// All states that were saved, by their numbers.
+    states: BTreeMap<u64, Bytes>,
 }
 
 /// A journal that has gone round more than once, with several live segments.
@@ -30,6 +36,7 @@ fn built(seed: u64) -> Built {
     let mut groups: Vec<Vec<Entry>> = Vec::new();
     let mut pending: Vec<(AppendSeq, Entry)> = Vec::new();
     let mut destaged = Stamp::ZERO;
+    let mut states = BTreeMap::new();
     for time in 1..=90u64 {
         let site = SiteId::from_ordinal((time % 2) as u8).expect("a site");
         for part in 0..1 + random.below(3) {
@@ -40,16 +47,22 @@ fn built(seed: u64) -> Built {
         }
         if time % 9 == 0 && time < 80 {
             destaged = Stamp { time: (time - 5) * 10, site: SiteId::B };
+            journal.save_state(Bytes::from(vec![time as u8; 6000]));
             journal.set_checkpoint(Checkpoint { destaged, run: 1, ..Checkpoint::FIRST });
             journal.request_group();
         }
         while let Some(next) = journal.next_group() {
             let offset = next.offset as usize;
-            disk.write_at(next.offset, next.pages.as_bytes()).expect("in memory");
-            disk.sync().expect("in memory");
-            journal.group_done();
+            write(&mut disk, &next);
+            let upto = match journal.group_done() {
+                Durable::Group { upto, .. } => upto,
+                Durable::State { seq } => {
+                    states.insert(seq, Bytes::from(vec![time as u8; 6000]));
+                    continue;
+                }
+            };
             ranges.push(offset..offset + next.pages.as_bytes().len());
-            let count = pending.iter().take_while(|(seq, _)| *seq <= next.upto).count();
+            let count = pending.iter().take_while(|(seq, _)| *seq <= upto).count();
             groups.push(pending.drain(..count).map(|(_, entry)| entry).collect());
         }
         journal.recycle(destaged);
@@ -68,7 +81,7 @@ fn built(seed: u64) -> Built {
         count += group.len();
         live.push(range.clone());
     }
-    Built { image: disk.medium, entries, last, last_range, live }
+    Built { image: disk.medium, entries, last, last_range, live, states }
 }
 
 /// Recovers a changed image and judges the outcome: all entries, all but the last group's, or an error. (If the very
@@ -92,6 +105,7 @@ fn judge(built: &Built, image: Vec<u8>, what: &str) -> Result<Option<u64>, Store
     let all = &built.entries;
     let but_last = &all[..all.len() - built.last];
     assert!(found == *all || found == but_last, "{what}: {} of {} entries", found.len(), all.len());
+    assert_eq!(recovered.state.as_ref(), built.states.get(&recovered.checkpoint.state), "{what}");
     Ok(recovered.torn_at)
 }
 
@@ -202,7 +216,7 @@ fn an_older_copy_of_a_segment_is_damage() {
 fn anything_at_all_is_refused_without_a_panic() {
     let mut random = Random(77);
     for _ in 0..60 {
-        let mut image: Vec<u8> = (0..(64 << 10) + (48 << 10)).map(|_| random.next() as u8).collect();
+        let mut image: Vec<u8> = (0..(128 << 10) + (48 << 10)).map(|_| random.next() as u8).collect();
         if random.chance(70) {
             let superblock = encode_superblock(&Superblock {
                 site: SiteId::A,
@@ -210,6 +224,7 @@ fn anything_at_all_is_refused_without_a_panic() {
                 journal: 1,
                 segment_bytes: [0, 1, 8192, 12288, u64::MAX][random.below(5) as usize],
                 segments: [0, 4, 5, u32::MAX][random.below(4) as usize],
+                state_pages: [8, 8, 8, 0, u32::MAX][random.below(5) as usize],
                 volumes: Vec::new(),
             });
             image[..SUPERBLOCK_BYTES].copy_from_slice(&superblock);
@@ -239,11 +254,13 @@ fn another_sites_or_pairs_journal_is_refused() {
 #[test]
 fn layouts_hold_the_largest_record_and_leave_nothing_over() {
     assert!(matches!(Layout::for_bytes(32 << 20), Err(StoreError::TooSmall { .. })));
+    let least = Layout::for_bytes(JOURNAL_BYTES_MIN).expect("large enough");
+    assert_eq!((least.segments, least.segment_bytes, least.bytes()), (4, 8 << 20, JOURNAL_BYTES_MIN));
     for (bytes, segments, usable) in
-        [(64u64 << 20, 7, 24u64 << 20), (256 << 20, 15, 160 << 20), (1 << 30, 15, 800 << 20)]
+        [(64u64 << 20, 7, 23u64 << 20), (256 << 20, 15, 160 << 20), (1 << 30, 15, 800 << 20)]
     {
         let layout = Layout::for_bytes(bytes).expect("large enough");
-        assert_eq!(layout.segments, segments);
+        assert_eq!((layout.segments, layout.state_slot_bytes), (segments, 1 << 20));
         assert!(
             layout.segment_bytes >= 8 << 20 && layout.usable_bytes() > usable,
             "{}",
@@ -267,9 +284,9 @@ fn with_slots(group_last: bool) -> (Vec<u8>, Checkpoint, u64) {
         journal.set_checkpoint(Checkpoint { clock_ceiling: 100 + round, run: 1, ..Checkpoint::FIRST });
         journal.request_group();
         let next = journal.next_group().expect("asked for");
-        disk.write_at(next.offset, next.pages.as_bytes()).expect("in memory");
-        disk.sync().expect("in memory");
-        newest = (journal.group_done().1, next.offset);
+        write(&mut disk, &next);
+        journal.group_done();
+        newest = (as_group(&next).expect("no state was saved").1, next.offset);
     }
     (disk.medium, newest.0, newest.1)
 }
@@ -353,6 +370,8 @@ fn explain_says_it_in_lines() {
         "tail ",
         "state      sound",
         "slot  ",
+        "saved      0 ",
+        "saved      1 ",
     ] {
         assert!(lines.iter().any(|line| line.starts_with(start)), "no line starts with {start:?}");
     }

@@ -56,6 +56,7 @@ fn a_tiny_journal_is_the_same_bytes_in_every_release() {
         peer_journal: 77,
         run: 1,
         oldest_segment: 0,
+        state: 0,
     };
     journal.set_checkpoint(checkpoint);
     let mut places = Vec::new();
@@ -65,9 +66,10 @@ fn a_tiny_journal_is_the_same_bytes_in_every_release() {
     assert_eq!(write(&mut disk, &mut journal), 1, "three entries share a group");
     places.push(journal.append(&entries()[3]).expect("room").1);
     assert_eq!(write(&mut disk, &mut journal), 1, "the fourth goes to the second segment");
+    journal.save_state(Bytes::from(vec![0x99; 5000]));
     journal.request_group();
-    assert_eq!(write(&mut disk, &mut journal), 1, "a checkpoint alone goes to a slot");
-    // Segment 0 at 72 KiB: header page, group header, then records of 128 + body bytes.
+    assert_eq!(write(&mut disk, &mut journal), 2, "a state and a checkpoint alone go to their slots");
+    // Segment 0 at 136 KiB: header page, group header, then records of 128 + body bytes.
     let first = SEGMENTS_START + 4096 + 128 + 128;
     let expected = [first, first + 640, first + 1280, SEGMENTS_START + (16 << 10) + 4096 + 256];
     assert_eq!(places, expected.map(JournalPos));
@@ -82,9 +84,10 @@ fn a_tiny_journal_is_the_same_bytes_in_every_release() {
     let (_, recovered) =
         recover(&mut disk, None, &mut |entry, pos| found.push((entry, pos))).expect("a sound journal");
     assert_eq!(found, entries().into_iter().zip(places).collect::<Vec<_>>());
-    assert_eq!(recovered.checkpoint, Checkpoint { oldest_segment: 1, ..checkpoint });
+    assert_eq!(recovered.checkpoint, Checkpoint { oldest_segment: 1, state: 1, ..checkpoint });
+    assert_eq!(recovered.state, Some(Bytes::from(vec![0x99; 5000])));
     assert_eq!((recovered.identity, recovered.torn_at), (identity(), None));
 }
 
 /// Of the whole file (not CRC-32C, which is blind to what ends in its own).
-const GOLDEN: u32 = 0x655fb979;
+const GOLDEN: u32 = 0x9d2f1d51;

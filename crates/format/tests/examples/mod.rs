@@ -6,7 +6,7 @@ use biplex_engine::message::{
 };
 use biplex_engine::{Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
 use biplex_format::body_crc;
-use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Slot, Superblock};
+use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Slot, StateHeader, Superblock};
 use bytes::Bytes;
 
 pub const PAIR: u64 = 0x1122_3344_5566_7788;
@@ -111,6 +111,7 @@ pub fn checkpoint() -> Checkpoint {
         peer_journal: 0x1111_2222_3333_4444,
         run: 3,
         oldest_segment: 12,
+        state: 0,
     }
 }
 
@@ -121,6 +122,7 @@ pub fn superblock() -> Superblock {
         journal: 0xaaaa_bbbb_cccc_dddd,
         segment_bytes: 8 << 20,
         segments: 127,
+        state_pages: 256,
         volumes: volumes(),
     }
 }
@@ -138,6 +140,21 @@ pub fn segment() -> SegmentHeader {
 
 pub fn slot() -> Slot {
     Slot { journal: 0xaaaa_bbbb_cccc_dddd, page: 16, seq: 42, after_group: 951, checkpoint: checkpoint() }
+}
+
+/// A slot whose checkpoint has a state.
+pub fn slot_with_state() -> Slot {
+    Slot { checkpoint: Checkpoint { state: 0x0506_0708, ..checkpoint() }, ..slot() }
+}
+
+pub fn state() -> StateHeader {
+    StateHeader {
+        journal: 0xaaaa_bbbb_cccc_dddd,
+        page: 18,
+        seq: 0x0506_0708,
+        bytes: 1000,
+        content_check: 0x2468_ace0,
+    }
 }
 
 pub fn group() -> GroupHeader {

@@ -3,9 +3,9 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use biplex_engine::message::VolumeGeometry;
-use biplex_engine::{BLOCK_BYTES, Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
+use biplex_engine::{AppendSeq, BLOCK_BYTES, Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
 use biplex_format::body_crc;
-use biplex_store::{Disk, DiskError, Identity, Layout};
+use biplex_store::{Checkpoint, Disk, DiskError, Durable, Group, Identity, Layout};
 use bytes::Bytes;
 
 pub const SECTOR: usize = 512;
@@ -127,8 +127,26 @@ pub fn identity() -> Identity {
     }
 }
 
-/// Where the segments start: behind two superblocks and two checkpoint slots.
-pub const SEGMENTS_START: u64 = (64 + 8) << 10;
+/// Where the state slots start: behind two superblocks and two checkpoint slots.
+pub const STATES_START: u64 = (64 + 8) << 10;
+/// Bytes of each of the two in a small journal.
+pub const STATE_SLOT_BYTES: u64 = 32 << 10;
+/// Where the segments start.
+pub const SEGMENTS_START: u64 = STATES_START + 2 * STATE_SLOT_BYTES;
+
+/// What a write makes durable, if it is a group or a checkpoint alone.
+pub fn as_group(group: &Group) -> Option<(AppendSeq, Checkpoint)> {
+    match group.durable {
+        Durable::Group { upto, checkpoint } => Some((upto, checkpoint)),
+        Durable::State { .. } => None,
+    }
+}
+
+/// A write that takes place.
+pub fn write(disk: &mut FaultDisk, group: &Group) {
+    disk.write_at(group.offset, group.pages.as_bytes()).expect("in memory");
+    disk.sync().expect("in memory");
+}
 
 /// Six small segments: a ring that goes round often.
 pub fn small() -> Layout {
