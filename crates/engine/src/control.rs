@@ -41,6 +41,9 @@ pub(crate) struct Ledger {
     pub base: Reservations,
     /// The reservations after all that is executed.
     pub live: Reservations,
+    /// After a restart: what the reservations will be when all recovered requests are executed, as far as is known.
+    /// Until then hosts must keep to this, too: some of it was told to a host before the restart.
+    outlook: Option<Reservations>,
     /// Entries whose turn has not come.
     pub pending: BTreeMap<Stamp, Turn>,
     /// The first of them, while its blocks are being read; and what its verdict rests on.
@@ -52,6 +55,17 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    pub(crate) fn new(saved: Option<&Reservations>) -> Ledger {
+        let base = saved.cloned().unwrap_or_default();
+        Ledger { live: base.clone(), base, ..Ledger::default() }
+    }
+
+    /// Whether reservations let this nexus do that (E3.4).
+    pub(crate) fn allows(&self, nexus: Nexus, access: Access, extent: Option<Extent>) -> bool {
+        let allows = |state: &Reservations| state.is_free() || state.allows(nexus, access, extent);
+        allows(&self.live) && self.outlook.as_ref().is_none_or(allows)
+    }
+
     /// Whether everything up to `stamp` that is known is executed.
     pub(crate) fn executed(&self, stamp: Stamp) -> bool {
         self.pending.first_key_value().is_none_or(|(first, _)| *first > stamp)
@@ -128,7 +142,7 @@ impl Engine {
 
     /// May this nexus give a command that does `access` to the unit? By what is executed here.
     pub fn handle_check(&mut self, op: OpId, id: VolumeId, nexus: Nexus, access: Access) {
-        let allowed = self.volumes.get(&id).is_some_and(|v| v.ledger.live.allows(nexus, access, None));
+        let allowed = self.volumes.get(&id).is_some_and(|v| v.ledger.allows(nexus, access, None));
         self.refuse(op, if allowed { Outcome::Done } else { Outcome::Conflict });
     }
 
@@ -139,7 +153,7 @@ impl Engine {
             return self.refuse(op, Outcome::NotReady);
         };
         // SPC-2 5.5.1: in conflict with another's SCSI-2 reservation of the unit.
-        if !volume.ledger.live.allows(nexus, Access::Look, None) {
+        if !volume.ledger.allows(nexus, Access::Look, None) {
             return self.refuse(op, Outcome::Conflict);
         }
         let (own, last) = (volume.ledger.own_last, volume.ledger.last_request());
@@ -331,6 +345,28 @@ impl Engine {
         }
     }
 
+    /// Recovery is over: what was executed before the restart may have to wait for the peer now, but still binds.
+    pub(crate) fn look_ahead(&mut self) {
+        for (id, volume) in &mut self.volumes {
+            let mut outlook = volume.ledger.live.clone();
+            for (stamp, _) in volume.ledger.pending.iter().filter(|(_, turn)| **turn == Turn::Control) {
+                if let Some(held) = self.entries[stamp.site.index()].get(stamp)
+                    && let HeldBody::Control(request) = &held.body
+                    && held.volume == *id
+                {
+                    outlook.apply(*stamp, held.nexus(stamp.site), request);
+                }
+            }
+            volume.ledger.outlook = (outlook != volume.ledger.live).then_some(outlook);
+        }
+    }
+
+    /// Whether the peer still has to hear of requests of this site.
+    pub(crate) fn requests_under_way(&self) -> bool {
+        let unheard = |volume: &crate::engine::Volume| volume.ledger.own_last > self.outbound.acked;
+        self.session.accepted() && (!self.order.owed.is_empty() || self.volumes.values().any(unheard))
+    }
+
     /// Executes everything whose turn has come.
     pub(crate) fn execute(&mut self, now: Now) {
         let busy = |(id, volume): (&VolumeId, &crate::engine::Volume)| {
@@ -365,6 +401,9 @@ impl Engine {
         };
         if done && let Some(volume) = self.volumes.get_mut(&id) {
             volume.ledger.pending.remove(&stamp);
+            if volume.ledger.last_request().is_none() {
+                volume.ledger.outlook = None;
+            }
         }
         done
     }

@@ -370,8 +370,7 @@ impl Engine {
         let checkpoint = recovered.checkpoint;
         let ledger = |id: VolumeId| {
             let saved = recovered.reservations.iter().find(|(of, _)| *of == id);
-            let base = saved.map(|(_, saved)| saved.clone()).unwrap_or_default();
-            Ledger { live: base.clone(), base, ..Ledger::default() }
+            Ledger::new(saved.map(|(_, saved)| saved))
         };
         let volumes = config
             .volumes
@@ -451,6 +450,7 @@ impl Engine {
         self.inbound.recovered(newest(&self.entries[own.peer().index()]));
         let own_newest = self.outbound.issued;
         self.session.recovered(own_newest);
+        self.look_ahead();
         self.conflicts.clear();
         self.conflicts_seen = 0;
         for volume in self.volumes.values_mut() {
@@ -563,7 +563,7 @@ impl Engine {
 
     /// Whether commands of hosts are still under way.
     pub fn busy(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.requests_under_way()
     }
 
     /// Where the bytes of part of a held entry are; [`Source::Store`] when it is not held any more.

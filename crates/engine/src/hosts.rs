@@ -239,8 +239,7 @@ impl Engine {
 
     /// Whether the reservations that are executed here keep this nexus out (E3.4).
     fn kept_out(&self, id: VolumeId, nexus: Nexus, access: Access, extent: Option<Extent>) -> bool {
-        let live = self.volumes.get(&id).map(|volume| &volume.ledger.live);
-        live.is_some_and(|live| !live.is_free() && !live.allows(nexus, access, extent))
+        self.volumes.get(&id).is_some_and(|volume| !volume.ledger.allows(nexus, access, extent))
     }
 
     fn pump_reads(&mut self, now: Now, id: VolumeId) {

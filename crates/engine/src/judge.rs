@@ -81,7 +81,7 @@ impl Engine {
             return Some(swap);
         }
         let Some(volume) = self.volumes.get_mut(&id) else { return Some(swap) };
-        if !volume.ledger.live.allows(nexus, Access::Write, Some(swap.extent)) {
+        if !volume.ledger.allows(nexus, Access::Write, Some(swap.extent)) {
             self.refuse(op, Outcome::Conflict);
             return None;
         }
