@@ -4,12 +4,14 @@
 //! Must never do I/O, panic on bytes from outside, or accept two spellings of one meaning: what decodes,
 //! encodes to the same bytes again. Drawn in `docs/format.md`; a test compares the drawing with this crate.
 
+pub mod control;
 pub mod error;
 pub mod journal;
 pub mod link;
 pub mod record;
 pub mod volume;
 
+pub use control::{decode_request, decode_reservations, encode_request, encode_reservations};
 pub use error::FormatError;
 pub use link::{Decoder, encode};
 pub use record::{

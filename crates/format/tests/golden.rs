@@ -7,7 +7,9 @@ use biplex_format::journal::{
     decode_group, decode_segment, decode_slot, decode_superblock, encode_group, encode_segment, encode_slot,
     encode_superblock,
 };
-use biplex_format::{Decoder, FormatError, crc32c};
+use biplex_format::{
+    Decoder, FormatError, crc32c, decode_request, decode_reservations, encode_request, encode_reservations,
+};
 use bytes::Bytes;
 use examples::*;
 use std::fmt::Write;
@@ -63,6 +65,19 @@ fn every_kind_is_spelt_as_it_ever_was() {
     assert_eq!(decode_segment(&encode_segment(&segment())), Ok(segment()));
     assert_eq!(decode_slot(&encode_slot(&slot())), Ok(slot()));
     assert_eq!(decode_group(&golden("group")), Ok(group()));
+}
+
+#[test]
+fn every_request_and_the_tables_are_spelt_as_they_ever_were() {
+    for (name, request) in requests() {
+        let bytes = encode_request(&request);
+        assert!(bytes == golden(name), "golden.txt should say:\n{name} {}", hex(&bytes));
+        assert_eq!(decode_request(&golden(name)), Ok(request), "{name}");
+    }
+    let bytes = encode_reservations(&tables());
+    let name = "reservations";
+    assert!(bytes == golden(name), "golden.txt should say:\n{name} {}", hex(&bytes));
+    assert_eq!(decode_reservations(&golden(name)), Ok(tables()));
 }
 
 #[test]
