@@ -193,7 +193,7 @@ impl Config {
                 naa,
                 blocks: volume.bytes / BLOCK_BYTES,
             };
-            VolumeConfig { unit, mode: volume.mode }
+            VolumeConfig { unit, rules: biplex_site::Rules::of(volume.mode) }
         });
         SiteConfig {
             site: self.site,

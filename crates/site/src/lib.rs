@@ -16,5 +16,5 @@ mod view;
 pub mod write;
 
 pub use api::*;
-pub use site::{Entropy, OpenError, Site, host_id};
+pub use site::{Entropy, OpenError, Site};
 pub use status::*;
