@@ -247,7 +247,14 @@ impl Host {
     }
 
     /// PERSISTENT RESERVE OUT with these keys, once.
-    pub fn persistent(&mut self, action: u8, kind: u8, key: u64, other: u64, aptpl: bool) -> Result<(), HostError> {
+    pub fn persistent(
+        &mut self,
+        action: u8,
+        kind: u8,
+        key: u64,
+        other: u64,
+        aptpl: bool,
+    ) -> Result<(), HostError> {
         let list = persistent_parameters(key, other, aptpl);
         self.once(persistent_reserve_out(action, kind), &list).map(drop)
     }

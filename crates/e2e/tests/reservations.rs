@@ -4,7 +4,8 @@
 use biplex_e2e::host::{BLOCK, HostError};
 use biplex_e2e::{Host, Pair, Settings, SiteName, wait_until};
 use biplex_front::iscsi::initiator::{
-    Payload, extent_element, read16, release6, release6_extents, reserve6, reserve6_extents, test_unit_ready, write16,
+    Payload, extent_element, read16, release6, release6_extents, reserve6, reserve6_extents, test_unit_ready,
+    write16,
 };
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -40,7 +41,9 @@ fn hear(host: &mut Host) -> Vec<(u8, u8)> {
     let mut heard = Vec::new();
     loop {
         match host.once(test_unit_ready(), &[]) {
-            Err(HostError::Status { status: 2, sense: (6, code, qualifier) }) => heard.push((code, qualifier)),
+            Err(HostError::Status { status: 2, sense: (6, code, qualifier) }) => {
+                heard.push((code, qualifier))
+            }
             Ok(_) => return heard,
             Err(error) => panic!("test unit ready: {error:?}"),
         }
@@ -201,7 +204,8 @@ fn fence_scsi_fences_a_node_that_writes_at_the_other_site() {
     }
     fencer.persistent(PREEMPT_AND_ABORT, WERO, 0xf, 0xbad, false).expect("fence");
     let fenced = Instant::now();
-    let before: Vec<u8> = (1..=60).map(|lba| read_once(&mut fencer, lba).expect("the fencer reads")).collect();
+    let before: Vec<u8> =
+        (1..=60).map(|lba| read_once(&mut fencer, lba).expect("the fencer reads")).collect();
     assert_eq!(fencer.keys().1, [0xf]);
     // Nothing of the victim lands later, at either site.
     std::thread::sleep(Duration::from_secs(1).saturating_sub(fenced.elapsed()));

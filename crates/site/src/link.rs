@@ -69,7 +69,10 @@ impl Site {
 
     pub(crate) fn tell_host(&mut self, name: &str) {
         let name = Bytes::copy_from_slice(name.as_bytes());
-        self.send(Message::Host { id: biplex_engine::HostId::of_name(&String::from_utf8_lossy(&name)).0, name });
+        self.send(Message::Host {
+            id: biplex_engine::HostId::of_name(&String::from_utf8_lossy(&name)).0,
+            name,
+        });
     }
 
     /// Remembers a host's name; the id is derived from it anew, so no peer can rename another host.

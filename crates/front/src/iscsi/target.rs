@@ -528,7 +528,8 @@ impl Target {
 
     /// What a session that logs out had reserved is released, or will be.
     fn handle_left(&mut self, conn: ConnId) {
-        if let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn) {
+        if let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
+        {
             session.handle_left(out);
             self.close(conn, None);
         }
