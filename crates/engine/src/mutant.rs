@@ -59,6 +59,8 @@ pub enum Mutant {
     NewerReserveWins,
     /// Persistent reservations are lost with power although APTPL is on.
     LoseAptpl,
+    /// A destage does not wait until the verdicts of what it covers are in the journal.
+    ForgetVerdict,
 }
 
 #[cfg(feature = "mutants")]

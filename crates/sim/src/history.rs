@@ -166,6 +166,12 @@ pub fn accesses(history: &[Operation], volume: usize, block: u64) -> Vec<Access>
             break;
         }
     }
+    // Fenced off and not seen: then it need not have happened at all.
+    for access in all.iter_mut().filter(|access| history[access.operation].done.is_none()) {
+        if !seen.contains(&access.value) {
+            access.done = Moment::MAX;
+        }
+    }
     all.retain(|access| {
         history[access.operation].done.is_some()
             || (access.writes() && (others || seen.contains(&access.value)))

@@ -25,7 +25,7 @@ const fn hunt(mutant: Mutant, name: &'static str, weather: Weather, slant: Slant
 }
 
 /// All planted bugs.
-pub const HUNTS: [Hunt; 19] = {
+pub const HUNTS: [Hunt; 28] = {
     use Mutant::*;
     use Weather::{Cruel, Polite};
     [
@@ -48,6 +48,15 @@ pub const HUNTS: [Hunt; 19] = {
         hunt(HoldUnbounded, "hold-unbounded", Polite, Slant::Cramped, 20),
         hunt(ForgetBeforeStoreSync, "forget-before-store-sync", Polite, Slant::StoreCrashes, 40),
         hunt(TakeTornTail, "take-torn-tail", Polite, Slant::SlowDisks, 40),
+        hunt(GrantBeforeAck, "grant-before-ack", Cruel, Slant::Reservations, 40),
+        hunt(AckBeforeExecuted, "ack-before-executed", Cruel, Slant::Reservations, 40),
+        hunt(SkipRetry, "skip-retry", Polite, Slant::HandOver, 20),
+        hunt(JudgeNewest, "judge-newest", Polite, Slant::Swaps, 40),
+        hunt(ShowSwapEarly, "show-swap-early", Cruel, Slant::Swaps, 60),
+        hunt(ForgetAttention, "forget-attention", Polite, Slant::Reservations, 20),
+        hunt(NewerReserveWins, "newer-reserve-wins", Polite, Slant::Reservations, 20),
+        hunt(LoseAptpl, "lose-aptpl", Polite, Slant::Power, 20),
+        hunt(ForgetVerdict, "forget-verdict", Polite, Slant::Swaps, 100),
     ]
 };
 

@@ -315,6 +315,15 @@ impl Scenario {
                 self.blocks = (1, 3);
                 self.volumes.iter_mut().for_each(|plan| plan.hot = 4);
                 self.think = (200 * US, 4 * MS);
+                if r.one_in(2) {
+                    // Crashes in the middle of destages.
+                    (self.hold_time, self.hold_every) = (5 * MS, 5 * MS);
+                    self.volume_delay = (MS, 15 * MS);
+                    self.journal_delay = (50 * US, 200 * US);
+                    self.delay = (50 * US, 200 * US);
+                    self.weights = only(&[(Fault::Crash, 3), (Fault::CrashBoth, 2)]);
+                    self.gap = (40 * MS, 250 * MS);
+                }
             }
             Slant::Power => {
                 self.requests = 120;
