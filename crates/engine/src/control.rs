@@ -562,10 +562,3 @@ impl Engine {
         self.order(Action::SaveReservations(all));
     }
 }
-
-impl Request {
-    /// STUB until the merge.
-    pub fn stored_bytes(&self) -> usize {
-        64
-    }
-}

@@ -137,3 +137,6 @@ impl Reservations {
         self.state.check()
     }
 }
+
+#[cfg(test)]
+mod tests;

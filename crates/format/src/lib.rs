@@ -4,16 +4,19 @@
 //! Must never do I/O, panic on bytes from outside, or accept two spellings of one meaning: what decodes,
 //! encodes to the same bytes again. Drawn in `docs/format.md`; a test compares the drawing with this crate.
 
+pub mod control;
 pub mod error;
 pub mod journal;
 pub mod link;
 pub mod record;
 pub mod volume;
 
+pub use control::{decode_request, decode_reservations, encode_request, encode_reservations};
 pub use error::FormatError;
 pub use link::{Decoder, encode};
 pub use record::{
     BODY_BYTES_MAX, HEADER_BYTES, RecordHeader, body_crc, decode_entry, decode_header, encode_entry_header,
+    stored_body,
 };
 
 /// CRC-32C (RFC 7143 12.1 names the polynomial): the one checksum of link and journal.

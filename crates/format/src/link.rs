@@ -5,12 +5,11 @@
 
 use crate::error::FormatError;
 use crate::record::{
-    BODY_BYTES_MAX, HEADER_BYTES, Kind, RecordHeader, decode_header, encode_entry_header, site,
-    stored_body,
+    BODY_BYTES_MAX, HEADER_BYTES, Kind, RecordHeader, decode_header, encode_entry_header, site, stored_body,
 };
 use crate::volume::{VOLUME_ROW_BYTES, VOLUMES_MAX, decode_rows, encode_rows};
 use biplex_engine::message::{Ack, Digest, DigestRow, Hello, Message, Ping, Pong, Refusal};
-use biplex_engine::{Body, Extent, Lba, SiteId, Stamp, VolumeId};
+use biplex_engine::{Extent, Lba, SiteId, Stamp, VolumeId};
 use bytes::{Buf, Bytes, BytesMut};
 use core::mem::offset_of;
 use std::collections::VecDeque;

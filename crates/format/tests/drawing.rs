@@ -1,5 +1,10 @@
 //! `docs/format.md` draws what the code lays out: each drawing is made from the code's own offsets, and must be there.
 
+use biplex_format::control::tables::{
+    REGISTRATION_ROW_BYTES, REGISTRATION_ROW_FIELDS, RESERVATION_ROW_BYTES, RESERVATION_ROW_FIELDS,
+    RESERVATIONS_FIELDS, RESERVATIONS_HEAD_BYTES, VOLUME_TABLES_BYTES, VOLUME_TABLES_FIELDS,
+};
+use biplex_format::control::{CLAIM_FIELDS, REGISTRANT_FIELDS, REQUEST_FIELDS, RequestKind};
 use biplex_format::journal::{
     CHECKPOINT_BYTES, CHECKPOINT_FIELDS, GROUP_FIELDS, GROUP_HEADER_BYTES, SEGMENT_FIELDS,
     SEGMENT_HEAD_BYTES, SLOT_FIELDS, SLOT_HEAD_BYTES, STATE_FIELDS, STATE_HEADER_BYTES, SUPERBLOCK_FIELDS,
@@ -9,6 +14,8 @@ use biplex_format::link::{DIGEST_ROW_BYTES, DIGEST_ROW_FIELDS, HELLO_BYTES, HELL
 use biplex_format::record::{Kind, RECORD_FIELDS};
 use biplex_format::volume::{VOLUME_ROW_BYTES, VOLUME_ROW_FIELDS};
 use biplex_format::{FormatError, HEADER_BYTES};
+
+use biplex_engine::reserve::{CLAIM_BYTES, REGISTRANT_BYTES, REQUEST_HEAD_BYTES};
 
 const RULE: &str = "     +-------+-------+-------+-------+-------+-------+-------+-------+\n";
 const DOC: &str = include_str!("../../../docs/format.md");
@@ -68,6 +75,13 @@ fn drawings() -> Vec<(&'static str, String)> {
         ("segment header", draw(SEGMENT_FIELDS, SEGMENT_HEAD_BYTES)),
         ("group header", draw(GROUP_FIELDS, GROUP_HEADER_BYTES)),
         ("checkpoint", draw(CHECKPOINT_FIELDS, CHECKPOINT_BYTES)),
+        ("request", draw(REQUEST_FIELDS, REQUEST_HEAD_BYTES)),
+        ("claim", draw(CLAIM_FIELDS, CLAIM_BYTES)),
+        ("registrant", draw(REGISTRANT_FIELDS, REGISTRANT_BYTES)),
+        ("reservation tables", draw(RESERVATIONS_FIELDS, RESERVATIONS_HEAD_BYTES)),
+        ("volume's tables", draw(VOLUME_TABLES_FIELDS, VOLUME_TABLES_BYTES)),
+        ("reservation row", draw(RESERVATION_ROW_FIELDS, RESERVATION_ROW_BYTES)),
+        ("registration row", draw(REGISTRATION_ROW_FIELDS, REGISTRATION_ROW_BYTES)),
     ]
 }
 
@@ -81,6 +95,14 @@ fn the_document_draws_what_the_code_lays_out() {
 #[test]
 fn the_document_lists_every_kind() {
     for kind in Kind::ALL {
+        let row = format!("| {} | {} |", kind as u8, kind.name());
+        assert!(DOC.contains(&row), "docs/format.md lacks the row {row:?}");
+    }
+}
+
+#[test]
+fn the_document_lists_every_request() {
+    for kind in RequestKind::ALL {
         let row = format!("| {} | {} |", kind as u8, kind.name());
         assert!(DOC.contains(&row), "docs/format.md lacks the row {row:?}");
     }

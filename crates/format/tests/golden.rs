@@ -7,7 +7,10 @@ use biplex_format::journal::{
     JOURNAL_VERSION, SUPERBLOCK_BYTES, decode_group, decode_segment, decode_slot, decode_state,
     decode_superblock, encode_group, encode_segment, encode_slot, encode_state, encode_superblock,
 };
-use biplex_format::{Decoder, FormatError, crc32c};
+use biplex_format::{
+    Decoder, FormatError, crc32c, decode_entry, decode_request, decode_reservations, encode_entry_header,
+    encode_request, encode_reservations,
+};
 use bytes::Bytes;
 use examples::*;
 use std::fmt::Write;
@@ -45,6 +48,7 @@ fn pages() -> Vec<(&'static str, Vec<u8>)> {
         ("group", encode_group(&group()).to_vec()),
         ("slot-with-state-head-and-crc", short(&encode_slot(&slot_with_state()), 104)),
         ("state-header", encode_state(&state()).to_vec()),
+        ("verdict", encode_entry_header(PAIR, &verdict()).to_vec()),
     ]
 }
 
@@ -67,6 +71,7 @@ fn every_kind_is_spelt_as_it_ever_was() {
     assert_eq!(decode_slot(&encode_slot(&slot_with_state())), Ok(slot_with_state()));
     assert_eq!(decode_group(&golden("group")), Ok(group()));
     assert_eq!(decode_state(&golden("state-header")), Ok(state()));
+    assert_eq!(decode_entry(&golden("verdict"), Bytes::new()), Ok(verdict()));
 }
 
 #[test]
@@ -79,6 +84,19 @@ fn a_journal_of_another_version_is_refused_by_its_version() {
     page.extend_from_slice(&crc32c(&page).to_le_bytes());
     let expected = FormatError::Version { what: "superblock", expected: JOURNAL_VERSION, found: 2 };
     assert_eq!(decode_superblock(&page), Err(expected));
+}
+
+#[test]
+fn every_request_and_the_tables_are_spelt_as_they_ever_were() {
+    for (name, request) in requests() {
+        let bytes = encode_request(&request);
+        assert!(bytes == golden(name), "golden.txt should say:\n{name} {}", hex(&bytes));
+        assert_eq!(decode_request(&golden(name)), Ok(request), "{name}");
+    }
+    let bytes = encode_reservations(&tables());
+    let name = "reservations";
+    assert!(bytes == golden(name), "golden.txt should say:\n{name} {}", hex(&bytes));
+    assert_eq!(decode_reservations(&golden(name)), Ok(tables()));
 }
 
 #[test]

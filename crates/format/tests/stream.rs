@@ -119,19 +119,18 @@ proptest! {
 
     #[test]
     fn entries_come_back_as_they_went(
-        time in any::<u64>(), lba in 0u64..1 << 40, blocks in 1u64..40, byte in any::<u8>(), kind in 0u8..3,
+        time in any::<u64>(), lba in 0u64..1 << 40, blocks in 1u64..40, byte in any::<u8>(), kind in 0u8..5,
     ) {
         let body = match kind {
             0 => Body::Data(Bytes::from(vec![byte; blocks as usize * 512])),
             1 => Body::Fill(Bytes::from(vec![byte; 512])),
+            2 => Body::Swap(Bytes::from(vec![byte; blocks as usize * 1024])),
+            3 => Body::Verdict { matched: byte & 1 == 1 },
             _ => Body::Unmap,
         };
         let entry = entry(b(time), lba, blocks, body.clone());
         let header = encode_entry_header(PAIR, &entry);
-        let stored = match body {
-            Body::Data(bytes) | Body::Fill(bytes) => bytes,
-            Body::Unmap => Bytes::new(),
-        };
+        let stored = biplex_format::stored_body(&body).unwrap_or_default();
         prop_assert_eq!(decode_entry(&header, stored), Ok(entry));
     }
 }
@@ -146,7 +145,7 @@ fn a_whole_body_in_one_piece_is_not_copied() {
     match decoder.next() {
         Ok(Some(Message::Entry(entry))) => match entry.body {
             Body::Data(body) => assert_eq!(body.as_ptr(), place),
-            Body::Fill(_) | Body::Unmap => panic!("another body"),
+            other => panic!("another body: {other:?}"),
         },
         other => panic!("{other:?}"),
     }

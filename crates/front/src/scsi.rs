@@ -238,7 +238,10 @@ impl Device {
                     });
                 }
             },
-            completion @ (Completion::Data(_) | Completion::Done) => task.finish(completion),
+            completion @ (Completion::Data(_)
+            | Completion::Done
+            | Completion::Verdict(_)
+            | Completion::Persistent(_)) => task.finish(completion),
         };
         self.step(lun, outcome)
     }

@@ -7,7 +7,7 @@ use crate::place::volume_id;
 use crate::random::Random;
 use crate::schedule::{Happening, MS, US};
 use crate::world::World;
-use biplex_engine::{Extent, HostId, Lba, SiteId};
+use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
 use biplex_site::{Event, Mode};
 use bytes::Bytes;
@@ -150,7 +150,8 @@ impl World {
         self.hosts[index].waiting.insert(task, self.history.len() - 1);
         let patience = self.scenario.patience * if wish.large { 2 } else { 1 };
         self.schedule.after(patience, Happening::HostGivesUp { host: index, task });
-        let event = Event::Submit { task, host: id, volume: volume_id(wish.volume), command: wish.command };
+        let nexus = Nexus { host: id, isid: 0, site };
+        let event = Event::Submit { task, nexus, volume: volume_id(wish.volume), command: wish.command };
         self.hand_in(site, event);
     }
 

@@ -2,7 +2,7 @@
 
 pub use biplex_engine::engine::{Mode, Rules, Severity};
 pub use biplex_engine::hold::TableKind;
-use biplex_engine::{HostId, SiteId, VolumeId};
+use biplex_engine::{Nexus, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, ConnId, TaskId};
 use biplex_store::{DiskOp, DiskResult, DiskTicket};
@@ -74,12 +74,17 @@ pub enum Event {
     Submit {
         /// A number never used before in this run.
         task: TaskId,
-        /// The host.
-        host: HostId,
+        /// Who asks.
+        nexus: Nexus,
         /// The volume.
         volume: VolumeId,
         /// What it asks.
         command: Command,
+    },
+    /// A nexus past iSCSI ended.
+    NexusLost {
+        /// Which.
+        nexus: Nexus,
     },
     /// Time passed: handed in at or after [`crate::Site::next_deadline`].
     Tick,

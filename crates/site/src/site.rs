@@ -7,11 +7,13 @@ use crate::read::Assembly;
 use biplex_engine::engine::{self, Engine, JournalPiece, OpId};
 use biplex_engine::message::VolumeGeometry;
 use biplex_engine::mutant::{Mutant, planted};
-use biplex_engine::{Extent, HostId, Now, Stamp, VolumeId};
+use biplex_engine::reserve::Reservations;
+use biplex_engine::{Body, Extent, HostId, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::{Chap, Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig};
 use biplex_front::{Completion, Failure, TaskId};
 use biplex_store::{Disk, DiskOp, DiskResult, DiskTicket, Journal};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Why a site cannot be opened.
@@ -111,7 +113,8 @@ impl Site {
             biplex_store::recover(journal, Some((config.site, config.pair)), &mut |entry, pos| {
                 // Bodies stay in the journal; only what is held is kept of them.
                 let body = match &entry.body {
-                    biplex_engine::Body::Data(_) => biplex_engine::Body::Data(bytes::Bytes::new()),
+                    Body::Data(_) => Body::Data(Bytes::new()),
+                    Body::Swap(_) => Body::Swap(Bytes::new()),
                     other => other.clone(),
                 };
                 found.push((biplex_engine::Entry { body, ..entry }, pos));
@@ -137,11 +140,10 @@ impl Site {
             peer_journal: recovered.checkpoint.peer_journal,
             run: recovered.checkpoint.run,
         };
-        let mut engine = Engine::new(
-            engine_config,
-            &engine::Recovered { journal: recovered.identity.journal, checkpoint },
-            now,
-        );
+        let reservations = recovered_reservations(recovered.state.as_deref())?;
+        let found_by_engine =
+            engine::Recovered { journal: recovered.identity.journal, checkpoint, reservations };
+        let mut engine = Engine::new(engine_config, &found_by_engine, now);
         let count = found.len();
         for (entry, pos) in found {
             engine.recover_entry(&entry, pos);
@@ -213,9 +215,10 @@ impl Site {
             }
             Event::LinkClosed { link } => self.link_closed(now, link),
             Event::DiskDone { ticket, result } => self.disk_done(now, ticket, result),
-            Event::Submit { task, host, volume, command } => {
-                self.command(now, Asker::Direct(task), host, volume, command)
+            Event::Submit { task, nexus, volume, command } => {
+                self.command(now, Asker::Direct(task), nexus, volume, command)
             }
+            Event::NexusLost { nexus } => self.engine.handle_nexus_lost(now, nexus),
             Event::Tick => {
                 self.engine.handle_tick(now);
                 self.target.handle_tick(now);
@@ -282,7 +285,7 @@ impl Site {
                 self.judge(now, volume, stamp, compare, pieces);
             }
             engine::Action::Persistent { op, view } => self.answer(now, op, Completion::Persistent(view)),
-            engine::Action::Effect { volume, effect } => self.target.apply_effect(volume, &effect),
+            engine::Action::Effect { .. } => {}
             engine::Action::SaveReservations(all) => self.save_reservations(&all),
             engine::Action::Checkpoint => self.journal.request_group(),
             engine::Action::Notice { severity, text } => self.notice(severity, text),
@@ -293,8 +296,9 @@ impl Site {
         match action {
             TargetAction::Send { conn, bytes } => self.out.push(Action::HostSend { conn, bytes }),
             TargetAction::Close { conn } => self.out.push(Action::HostClose { conn }),
-            TargetAction::Command { task, initiator, command, .. } => {
-                self.command(now, Asker::Host(task), host_id(&initiator), command.volume, command.command);
+            TargetAction::Command { task, nexus, initiator, command } => {
+                let nexus = Nexus { host: host_id(&initiator), isid: nexus.0, site: self.config.site };
+                self.command(now, Asker::Host(task), nexus, command.volume, command.command);
             }
             TargetAction::Abandon { task } => {
                 if let Some(op) = self.host_ops.get(&task) {
@@ -377,6 +381,12 @@ impl Site {
         }
     }
 
+    /// Keeps the reservations as of the cut that was just destaged, for recovery to begin with.
+    fn save_reservations(&mut self, all: &[(VolumeId, Reservations)]) {
+        let parts: Vec<_> = all.iter().map(|(id, table)| (*id, table.parts().clone())).collect();
+        self.journal.save_state(biplex_format::encode_reservations(&parts).into());
+    }
+
     /// Stops for good: an error means "unknown", so nothing may be said any more until recovery has looked.
     pub(crate) fn halt(&mut self, why: String) {
         self.halted = true;
@@ -410,6 +420,15 @@ impl Site {
         };
         self.journal.recycle(upto);
     }
+}
+
+/// The reservations that the journal's state says.
+fn recovered_reservations(state: Option<&[u8]>) -> Result<Vec<(VolumeId, Reservations)>, OpenError> {
+    let Some(state) = state else { return Ok(Vec::new()) };
+    let damaged = |why: String| OpenError(format!("the reservations in the journal cannot be read: {why}"));
+    let tables = biplex_format::decode_reservations(state).map_err(|error| damaged(error.to_string()))?;
+    let one = |(id, state)| Reservations::from_parts(state).map(|table| (id, table)).map_err(damaged);
+    tables.into_iter().map(one).collect()
 }
 
 pub(crate) fn geometry(volume: &VolumeConfig) -> VolumeGeometry {

@@ -79,9 +79,9 @@ pub enum StoreError {
     },
     /// Both checkpoint slots lack what was durable in them.
     #[error(
-        "the journal's checkpoint slots at offset {offset} are damaged: slot write {newest} or a later one was durable, \
-         and neither slot has it; without it this site may not go on. Keep the file, look at it with `biplex \
-         inspect`, and let this site join its peer anew with a new journal"
+        "the journal's checkpoint slots at offset {offset} are damaged: slot write {newest} or a later one was \
+         durable, and neither slot has it; without it this site may not go on. Keep the file, look at it with \
+         `biplex inspect`, and let this site join its peer anew with a new journal"
     )]
     SlotsLost {
         /// Byte offset of the first slot.
@@ -91,9 +91,9 @@ pub enum StoreError {
     },
     /// The state that the newest checkpoint names is not there.
     #[error(
-        "the journal's state slot at offset {offset} is damaged: {what}; the newest checkpoint needs state {state}, and \
-         without it this site may not go on. Keep the file, look at it with `biplex inspect`, and let this site join \
-         its peer anew with a new journal"
+        "the journal's state slot at offset {offset} is damaged: {what}; the newest checkpoint needs state \
+         {state}, and without it this site may not go on. Keep the file, look at it with `biplex inspect`, and let \
+         this site join its peer anew with a new journal"
     )]
     StateDamaged {
         /// Byte offset of the slot.

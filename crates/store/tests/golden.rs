@@ -20,6 +20,7 @@ fn entries() -> Vec<Entry> {
         volume: VolumeId(0x5eed),
         extent: Extent::new(Lba(lba), blocks).expect("not empty"),
         host: HostId(9),
+        isid: 0,
         body_crc: body_crc(&body),
         body,
     };

@@ -15,6 +15,13 @@ pub const REGISTRATIONS_MAX: usize = 256;
 /// Most further initiator ports of a [`Request::Register`].
 pub const ALSO_MAX: usize = 64;
 
+/// Bytes of a stored request before its claims or names.
+pub const REQUEST_HEAD_BYTES: usize = 24;
+/// Bytes of a stored [`Claim`].
+pub const CLAIM_BYTES: usize = 24;
+/// Bytes of a stored [`Registrant`] before its name.
+pub const REGISTRANT_BYTES: usize = 24;
+
 /// What an extent reservation keeps from whom (SCSI-2 9.2.12.2). Ordinals are on the wire and those of the CDB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
@@ -317,7 +324,61 @@ pub enum Effect {
     Modes(ModeBits),
 }
 
+impl Registrant {
+    /// Bytes that travel and are journaled.
+    fn stored_bytes(&self) -> usize {
+        REGISTRANT_BYTES + self.name.len()
+    }
+}
+
 impl Request {
+    /// Bytes that travel and are journaled, as `format` spells it.
+    pub fn stored_bytes(&self) -> usize {
+        let more = match self {
+            Request::Reserve { extents: Some(extents), .. } => extents.claims.len() * CLAIM_BYTES,
+            Request::Register { name, also, .. } => {
+                name.len() + also.iter().map(Registrant::stored_bytes).sum::<usize>()
+            }
+            Request::Move { to, .. } => to.stored_bytes(),
+            Request::Reserve { extents: None, .. }
+            | Request::Release { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Reset(_)
+            | Request::SetModes(_)
+            | Request::NexusLost
+            | Request::SiteStarted { .. } => 0,
+        };
+        REQUEST_HEAD_BYTES + more
+    }
+
+    /// Whether names, claims and further ports are as few and as short as they must be to be stored. The front end
+    /// refuses what is not.
+    pub fn within_limits(&self) -> bool {
+        let short = |name: &Arc<str>| name.len() <= INITIATOR_NAME_BYTES_MAX;
+        match self {
+            Request::Reserve { extents: Some(extents), .. } => {
+                (1..=CLAIMS_MAX).contains(&extents.claims.len())
+            }
+            Request::Register { name, also, .. } => {
+                short(name) && also.len() <= ALSO_MAX && also.iter().all(|one| short(&one.name))
+            }
+            Request::Move { to, .. } => short(&to.name),
+            Request::Reserve { extents: None, .. }
+            | Request::Release { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Reset(_)
+            | Request::SetModes(_)
+            | Request::NexusLost
+            | Request::SiteStarted { .. } => true,
+        }
+    }
+
     /// What operators read in logs and journals.
     pub fn name(&self) -> &'static str {
         match self {

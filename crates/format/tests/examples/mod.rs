@@ -4,10 +4,15 @@
 use biplex_engine::message::{
     Ack, Digest, DigestRow, Hello, Message, PROTOCOL_VERSION, Ping, Pong, Refusal, VolumeGeometry,
 };
-use biplex_engine::{Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
+use biplex_engine::reserve::{
+    Claim, ExtentKind, ExtentReservation, Extents, ModeBits, PersistentKind, PersistentReservation,
+    Registrant, Registration, Request, ReservationState, Reset, UnitReservation,
+};
+use biplex_engine::{Body, Entry, Extent, HostId, Lba, Nexus, SiteId, Stamp, VolumeId};
 use biplex_format::body_crc;
 use biplex_format::journal::{Checkpoint, GroupHeader, SegmentHeader, Slot, StateHeader, Superblock};
 use bytes::Bytes;
+use std::sync::Arc;
 
 pub const PAIR: u64 = 0x1122_3344_5566_7788;
 
@@ -26,6 +31,7 @@ pub fn entry(stamp: Stamp, lba: u64, blocks: u64, body: Body) -> Entry {
         volume: VolumeId(0xcafe_0001),
         extent: Extent::new(Lba(lba), blocks).expect("not empty"),
         host: HostId(0x0102_0304_0506_0708),
+        isid: 0,
         body_crc: body_crc(&body),
         body,
     }
@@ -55,6 +61,7 @@ pub fn hello() -> Hello {
         version: PROTOCOL_VERSION,
         pair: PAIR,
         site: SiteId::B,
+        run: 0,
         journal: 0xaaaa_bbbb_cccc_dddd,
         peer_journal: 0x1111_2222_3333_4444,
         wall: 1_790_000_000_000_000_000,
@@ -100,7 +107,24 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             "host",
             Message::Host { id: 0x0102_0304_0506_0708, name: Bytes::from_static(b"iqn.2026-11.example:a") },
         ),
+        ("hello-with-run", Message::Hello(Hello { run: 77, ..hello() })),
+        ("unmap-of-a-session", Message::Entry(of_session(b(5_000_000_004), Body::Unmap))),
+        ("swap", Message::Entry(of_session(a(5_000_000_005), Body::Swap(Bytes::from(vec![0x5a; 1024]))))),
+        ("control", Message::Entry(of_session(b(5_000_000_006), Body::Control(Arc::new(a_request()))))),
     ]
+}
+
+fn of_session(stamp: Stamp, body: Body) -> Entry {
+    Entry { isid: 0x4001_3700_0001, ..entry(stamp, 0, 1, body) }
+}
+
+fn a_request() -> Request {
+    Request::ReservePersistent { key: 0x1122, kind: PersistentKind::WriteExclusiveRegistrants }
+}
+
+/// What lies in journals and never travels.
+pub fn verdict() -> Entry {
+    of_session(a(5_000_000_005), Body::Verdict { matched: true })
 }
 
 pub fn checkpoint() -> Checkpoint {
@@ -177,4 +201,126 @@ pub fn wire(message: &Message) -> Vec<u8> {
     let mut bytes = header.to_vec();
     bytes.extend_from_slice(&payload.unwrap_or_default());
     bytes
+}
+
+fn nexus(host: u64, isid: u64, site: SiteId) -> Nexus {
+    Nexus { host: HostId(host), isid, site }
+}
+
+fn registrant(host: u64, name: &str) -> Registrant {
+    Registrant { nexus: nexus(host, 0x4000_0137_0001, SiteId::B), name: Arc::from(name) }
+}
+
+fn extents(id: u8) -> Extents {
+    let claim = |kind, lba, blocks| Claim { kind, extent: Extent::new(Lba(lba), blocks).expect("not empty") };
+    Extents {
+        id,
+        claims: vec![claim(ExtentKind::WriteExclusive, 8, 16), claim(ExtentKind::ReadShared, 1 << 33, 1)],
+    }
+}
+
+/// One of every kind of request, the longer ones with all that they can have.
+pub fn requests() -> Vec<(&'static str, Request)> {
+    let third_party = Some(HostId(0x1112_1314_1516_1718));
+    let (key, kind) = (0x2122_2324_2526_2728, PersistentKind::ExclusiveAccessRegistrants);
+    let new_key = 0x3132_3334_3536_3738;
+    vec![
+        ("request-reserve", Request::Reserve { third_party: None, extents: None }),
+        ("request-reserve-extents", Request::Reserve { third_party, extents: Some(extents(0)) }),
+        ("request-release", Request::Release { third_party, extents: None }),
+        ("request-release-extents", Request::Release { third_party: None, extents: Some(7) }),
+        (
+            "request-register",
+            Request::Register {
+                key: Some(0),
+                new_key,
+                aptpl: true,
+                all_ports: true,
+                name: Arc::from("iqn.2026-11.example:a"),
+                also: vec![registrant(5, "iqn.2026-11.example:b"), registrant(6, "")],
+            },
+        ),
+        (
+            "request-register-and-ignore",
+            Request::Register {
+                key: None,
+                new_key,
+                aptpl: false,
+                all_ports: false,
+                name: Arc::from("iqn.2026-11.example:ü"),
+                also: Vec::new(),
+            },
+        ),
+        ("request-reserve-persistent", Request::ReservePersistent { key, kind }),
+        ("request-release-persistent", Request::ReleasePersistent { key, kind }),
+        ("request-clear", Request::Clear { key }),
+        ("request-preempt", Request::Preempt { key, victim: new_key, kind, abort: true }),
+        (
+            "request-move",
+            Request::Move {
+                key,
+                new_key,
+                unregister: true,
+                aptpl: true,
+                to: registrant(5, "iqn.2026-11.example:b"),
+            },
+        ),
+        ("request-reset", Request::Reset(Reset::TargetCold)),
+        ("request-set-modes", Request::SetModes(ModeBits { descriptor_sense: true, write_protected: true })),
+        ("request-nexus-lost", Request::NexusLost),
+        ("request-site-started", Request::SiteStarted { run: 3, peer_run: 0x0102_0304 }),
+    ]
+}
+
+/// A volume with SCSI-2 reservations, one with a persistent reservation, one that all registrants hold, and a fresh one.
+pub fn tables() -> Vec<(VolumeId, ReservationState)> {
+    let owner = nexus(9, 0x4000_0137_0002, SiteId::B);
+    let registration = |host, name: &str| Registration {
+        registrant: registrant(host, name),
+        key: host << 8,
+        all_ports: host == 5,
+    };
+    let registrations = vec![
+        registration(5, "iqn.2026-11.example:b"),
+        registration(6, "iqn.2026-11.example:a"),
+        registration(7, "iqn.2026-11.example:b"),
+    ];
+    let scsi2 = ReservationState {
+        unit: Some(UnitReservation { since: b(77), owner, third_party: Some(HostId(0x1112_1314_1516_1718)) }),
+        extents: vec![
+            ExtentReservation { since: a(78), owner, third_party: None, extents: extents(1) },
+            ExtentReservation { since: a(79), owner, third_party: Some(HostId(0)), extents: extents(2) },
+        ],
+        modes: ModeBits { descriptor_sense: false, write_protected: true },
+        runs: Some([3, 4]),
+        ..ReservationState::default()
+    };
+    let holder = Some(nexus(6, 0x4000_0137_0001, SiteId::B));
+    let persistent = ReservationState {
+        registrations: registrations.clone(),
+        persistent: Some(PersistentReservation {
+            since: b(80),
+            kind: PersistentKind::WriteExclusiveRegistrants,
+            holder,
+        }),
+        generation: 0xfedc_ba98,
+        aptpl: true,
+        ..ReservationState::default()
+    };
+    let all_hold = ReservationState {
+        registrations,
+        persistent: Some(PersistentReservation {
+            since: a(81),
+            kind: PersistentKind::ExclusiveAccessAll,
+            holder: None,
+        }),
+        runs: Some([0, 0]),
+        ..ReservationState::default()
+    };
+    vec![
+        (VolumeId(0xcafe_0001), scsi2),
+        (VolumeId(0xcafe_0002), persistent),
+        (VolumeId(0xcafe_0003), all_hold),
+        (VolumeId(0xcafe_0004), ReservationState::default()),
+    ]
 }

@@ -309,7 +309,11 @@ impl Task {
             // The site answered something else than it was asked. The host's data is not at stake: say so.
             (
                 Task::Read { .. } | Task::Order | Task::WriteBeforeVerify(_) | Task::Verify(_),
-                Completion::Data(_) | Completion::Done | Completion::Failed(_),
+                Completion::Data(_)
+                | Completion::Done
+                | Completion::Verdict(_)
+                | Completion::Persistent(_)
+                | Completion::Failed(_),
             ) => Err(Sense::INTERNAL_FAILURE),
         }
     }

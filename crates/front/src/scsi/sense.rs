@@ -78,7 +78,8 @@ impl Sense {
             Failure::MediumRead { lba } => Some(Sense { information: Some(lba.0), ..Sense::READ_ERROR }),
             Failure::MediumWrite { lba } => Some(Sense { information: Some(lba.0), ..Sense::WRITE_ERROR }),
             Failure::NotReady => Some(Sense::NOT_READY),
-            Failure::Busy => None,
+            Failure::Busy | Failure::Conflict => None,
+            Failure::NotSupported => Some(Sense::INVALID_OPCODE),
             Failure::Stopped => Some(Sense::INTERNAL_FAILURE),
         }
     }
