@@ -46,7 +46,9 @@ impl Site {
             rows: self.lock_rows(volume, locks.rows().into_iter().enumerate()),
             generation: persistent.generation,
             aptpl: persistent.aptpl,
-            reservation: persistent.reservation.map(|(kind, _)| ReservationKind::Persistent(kind).to_string()),
+            reservation: persistent
+                .reservation
+                .map(|(kind, _)| ReservationKind::Persistent(kind).to_string()),
             registrations: persistent
                 .registrations
                 .iter()
@@ -145,7 +147,8 @@ impl Site {
         match row.kind {
             ReservationKind::Unit => format!("reserved {by}"),
             ReservationKind::Extent(_) => {
-                let others = if rows.iter().all(|other| other.owner == row.owner) { "" } else { " and others" };
+                let others =
+                    if rows.iter().all(|other| other.owner == row.owner) { "" } else { " and others" };
                 format!("{} extents reserved {by}{others}", rows.len())
             }
             ReservationKind::Persistent(kind) if kind.all_hold() => row.kind.to_string(),
@@ -195,10 +198,12 @@ pub(crate) fn state_runs(
         let ((held, held_to), (reserved, reserved_to)) = (held.at(at), reserved.at(at));
         let state = u8::from(reserved) << 1 | u8::from(held);
         let end = held_to.min(reserved_to).min(blocks);
-        match runs.last_mut() {
-            Some(run) if run.state == state => run.blocks += end - at,
-            Some(_) | None if runs.len() == limit => break,
-            Some(_) | None => runs.push(MapRun { start: at, blocks: end - at, state }),
+        if let Some(run) = runs.last_mut().filter(|run| run.state == state) {
+            run.blocks += end - at;
+        } else if runs.len() < limit {
+            runs.push(MapRun { start: at, blocks: end - at, state });
+        } else {
+            break;
         }
         at = end;
     }
@@ -239,11 +244,14 @@ mod tests {
     fn the_map_has_four_states() {
         let (held, reserved) = (extents(&[(10, 20), (30, 40)]), extents(&[(15, 35)]));
         let runs = state_runs(100, &held, &reserved, 0, usize::MAX);
-        let all =
-            [(0, 10, 0), (10, 5, 1), (15, 5, 3), (20, 10, 2), (30, 5, 3), (35, 5, 1), (40, 60, 0)];
+        let all = [(0, 10, 0), (10, 5, 1), (15, 5, 3), (20, 10, 2), (30, 5, 3), (35, 5, 1), (40, 60, 0)];
         assert_eq!(shown(&runs), all);
         assert_eq!(shown(&state_runs(100, &held, &reserved, 0, 2)), all[..2]);
-        assert_eq!(shown(&state_runs(100, &held, &reserved, 20, 2)), all[3..5], "where the page before ended");
+        assert_eq!(
+            shown(&state_runs(100, &held, &reserved, 20, 2)),
+            all[3..5],
+            "where the page before ended"
+        );
         assert_eq!(shown(&state_runs(100, &held, &reserved, 17, 1)), [(17, 3, 3)]);
         assert!(state_runs(100, &held, &reserved, 100, 9).is_empty());
     }

@@ -101,7 +101,10 @@ impl Site {
             destaged_bytes: life.destaged_bytes,
             conflicts: counters.conflicts,
             reserved: self.reserved_words(volume),
-            registrations: self.engine.reservations(id).map_or(0, |locks| locks.parts().registrations.len() as u64),
+            registrations: self
+                .engine
+                .reservations(id)
+                .map_or(0, |locks| locks.parts().registrations.len() as u64),
             errors: life.errors,
             last_error: life.last_error,
         }
