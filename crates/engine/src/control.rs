@@ -354,7 +354,8 @@ impl Engine {
                     && let HeldBody::Control(request) = &held.body
                     && held.volume == *id
                 {
-                    outlook.apply(*stamp, held.nexus(stamp.site), request);
+                    let nexus = held.nexus(stamp.site);
+                    outlook.apply_within(self.config.reservation_bytes, *stamp, nexus, request);
                 }
             }
             volume.ledger.outlook = (outlook != volume.ledger.live).then_some(outlook);
@@ -425,7 +426,8 @@ impl Engine {
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         let Some(volume) = self.volumes.get_mut(&id) else { return };
-        let (verdict, effects) = volume.ledger.live.apply(stamp, nexus, &request);
+        let limit = self.config.reservation_bytes;
+        let (verdict, effects) = volume.ledger.live.apply_within(limit, stamp, nexus, &request);
         let name = volume.geometry.name.clone();
         let generation = volume.ledger.live.parts().generation;
         if stamp.site == self.config.site {
@@ -555,7 +557,7 @@ impl Engine {
         requests.sort_by_key(|(stamp, ..)| *stamp);
         for (stamp, id, nexus, request) in requests {
             if let Some(volume) = self.volumes.get_mut(&id) {
-                volume.ledger.base.apply(stamp, nexus, &request);
+                volume.ledger.base.apply_within(self.config.reservation_bytes, stamp, nexus, &request);
             }
         }
         let all = self.volumes.iter().map(|(id, volume)| (*id, volume.ledger.base.clone())).collect();

@@ -89,6 +89,8 @@ pub struct Config {
     pub hold_memory: u64,
     /// Bytes of entries that the journal can always take, both origins together.
     pub journal_usable: u64,
+    /// Bytes that a volume's reservations may take to write down; the same at both sites.
+    pub reservation_bytes: u64,
     /// Clocks further apart than this refuse to pair.
     pub max_offset: u64,
     /// A sync volume is served only within this time of a ping that the peer answered.

@@ -85,6 +85,27 @@ impl Reservations {
         (verdict, effects)
     }
 
+    /// As [`Reservations::apply`], but what could take more than `limit` bytes to write down is refused: 5/55/04, 5/55/02.
+    pub fn apply_within(
+        &mut self,
+        limit: u64,
+        stamp: Stamp,
+        by: Nexus,
+        request: &Request,
+    ) -> (Verdict, Vec<Effect>) {
+        // ALL_TG_PT registers twice.
+        let after = self.state.weight() + 2 * (request.stored_bytes() as u64 + 64);
+        match request {
+            Request::Register { new_key: 1.., .. } | Request::Move { .. } if after > limit => {
+                (Verdict::NoRoomToRegister, Vec::new())
+            }
+            Request::Reserve { extents: Some(_), .. } if after > limit => {
+                (Verdict::NoRoomToReserve, Vec::new())
+            }
+            _ => self.apply(stamp, by, request),
+        }
+    }
+
     /// Whether nothing is reserved in either way, and so everything is allowed.
     pub fn is_free(&self) -> bool {
         self.state.unit.is_none() && self.state.extents.is_empty() && self.state.persistent.is_none()

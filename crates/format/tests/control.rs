@@ -158,6 +158,8 @@ proptest! {
     #[test]
     fn tables_are_read_as_they_were_spelt(tables in any_tables()) {
         let bytes = encode_reservations(&tables);
+        let weights: u64 = tables.iter().map(|(_, state)| state.weight()).sum();
+        prop_assert!(bytes.len() as u64 <= 16 + weights, "what the limit on tables counts is never too little");
         prop_assert_eq!(decode_reservations(&bytes), Ok(tables));
     }
 

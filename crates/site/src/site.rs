@@ -129,6 +129,8 @@ impl Site {
             table: config.table,
             hold_memory: config.hold_memory,
             journal_usable: journal.usable_bytes(),
+            // Journals of the sizes that the daemon allows all have slots of the same size.
+            reservation_bytes: journal.state_bytes_max() as u64 / config.volumes.len().max(1) as u64,
             max_offset: config.max_offset,
             lease: config.lease,
             wait_max: config.wait_max,

@@ -24,7 +24,7 @@ const READS: Rights = Rights { reads: true, writes: false };
 const WRITES: Rights = Rights { reads: false, writes: true };
 const NONE: Rights = Rights { reads: false, writes: false };
 
-/// SPC-4 5.13.3, tables 65 and 66.
+/// SPC-4 5.13.1, table 65; SBC-3 4.17.
 fn persistent_rights(kind: PersistentKind, standing: Standing) -> Rights {
     use PersistentKind as Kind;
     match (kind, standing) {

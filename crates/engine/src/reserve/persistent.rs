@@ -60,12 +60,12 @@ impl Reservations {
         if self.state.any_scsi2() || !own_ports.iter().all(|port| self.key_fits(by, *port, ask.key)) {
             return Verdict::Conflict;
         }
-        // SPC-4 6.16.3: SPEC_I_PT is for REGISTER, and for a nexus that is not registered.
+        // SPC-4 5.13.7, tables 67 and 69: SPEC_I_PT is for REGISTER, and for a nexus that is not registered.
         if !ask.also.is_empty() && (ask.key.is_none() || self.state.registration(by).is_some()) {
             return Verdict::BadParameter(SPEC_I_PT_BYTE);
         }
         if ask.new_key == 0 {
-            // SPC-4 5.13.7: nothing to unregister is no error, and nothing happened.
+            // SPC-4 5.13.7, table 67: nothing to unregister is no error, and nothing happened.
             if own_ports.iter().any(|port| self.state.registration(*port).is_some()) {
                 self.unregister(&own_ports, by, effects);
                 self.registered(ask.aptpl);
@@ -121,7 +121,7 @@ impl Reservations {
         verdict
     }
 
-    /// RELEASE (SPC-4 5.13.11.2).
+    /// RELEASE (SPC-4 5.13.11.2.2).
     pub(super) fn release_persistent(
         &mut self,
         by: Nexus,
@@ -129,12 +129,6 @@ impl Reservations {
         kind: PersistentKind,
         effects: &mut Vec<Effect>,
     ) -> Verdict {
-        if self.state.any_scsi2() {
-            return Verdict::Conflict;
-        }
-        if self.state.registration(by).is_none() && self.state.persistent.is_none() {
-            return Verdict::Done;
-        }
         if !self.may_ask(by, key) {
             return Verdict::Conflict;
         }
@@ -152,7 +146,7 @@ impl Reservations {
         Verdict::Done
     }
 
-    /// CLEAR (SPC-4 5.13.11.6).
+    /// CLEAR (SPC-4 5.13.11.2.7).
     pub(super) fn clear(&mut self, by: Nexus, key: u64, effects: &mut Vec<Effect>) -> Verdict {
         if !self.may_ask(by, key) {
             return Verdict::Conflict;
@@ -164,7 +158,7 @@ impl Reservations {
         Verdict::Done
     }
 
-    /// PREEMPT, PREEMPT AND ABORT (SPC-4 5.13.11.4, .5).
+    /// PREEMPT, PREEMPT AND ABORT (SPC-4 5.13.11.2.4 to .6).
     pub(super) fn preempt(
         &mut self,
         since: Stamp,
@@ -189,15 +183,15 @@ impl Reservations {
         let victims = self.state.registrations.iter().filter(is_victim).map(|r| r.registrant.nexus);
         let mut gone: Vec<Nexus> = victims.collect();
         if gone.is_empty() {
-            // A key that nobody registered.
+            // SPC-4 5.13.11.2.5: a key that nobody registered.
             return Verdict::Conflict;
         }
         if takes_over {
-            // SPC-4 5.13.11.4.3: who takes over keeps its registration, also where its key is the victim.
+            // SPC-4 5.13.11.2.4.3: who takes over keeps its registration, also where its key is the victim.
             gone.retain(|nexus| *nexus != by);
         }
         if ask.abort {
-            // SPC-4 5.13.11.5: not who asks, whose PREEMPT AND ABORT is among its commands.
+            // SPC-4 5.13.11.2.6: not who asks, whose PREEMPT AND ABORT is among its commands.
             effects.extend(gone.iter().filter(|nexus| **nexus != by).map(|nexus| Effect::Abort(*nexus)));
         }
         self.attend(
@@ -215,7 +209,7 @@ impl Reservations {
                 self.state.persistent = Some(PersistentReservation::of(since, ask.kind, by));
             }
         } else if self.state.registrations.is_empty() {
-            // SPC-4 5.13.11.3: all registrants held, and the last of them is gone.
+            // SPC-4 5.13.11.2.1, table 71: all registrants held, and the last of them is gone.
             self.state.persistent = None;
         }
         self.mend_pairs();
@@ -236,7 +230,8 @@ impl Reservations {
         if ask.new_key == 0 {
             return Verdict::BadParameter(NEW_KEY_BYTE);
         }
-        if ask.to.nexus == by {
+        // SPC-4 5.13.8: not to the initiator port that asks, whatever the target port.
+        if (ask.to.nexus.host, ask.to.nexus.isid) == (by.host, by.isid) {
             return Verdict::BadParameter(MOVE_TRANSPORT_ID_BYTE);
         }
         let more = usize::from(self.state.registration(ask.to.nexus).is_none());
@@ -254,7 +249,7 @@ impl Reservations {
     }
 
     /// Whether `by` may ask for anything but a registration: registered, with this key, and no SCSI-2 reservation
-    /// stands, be it its own (SPC-4 6.16.2, SPC-2 5.5.1).
+    /// stands, be it its own (SPC-4 5.13.7, 6.16.2; SPC-2 5.5.1).
     fn may_ask(&self, by: Nexus, key: u64) -> bool {
         !self.state.any_scsi2()
             && self.state.registration(by).is_some_and(|registration| registration.key == key)
@@ -300,7 +295,7 @@ impl Reservations {
             Some(holder) => gone.contains(&holder),
             None => self.state.registrations.is_empty(),
         };
-        // SPC-4 5.13.11.3: the reservation goes with its holder.
+        // SPC-4 5.13.11.2.3: the reservation goes with its holder.
         if left {
             self.state.persistent = None;
             if held.kind.serves_registrants() {

@@ -51,7 +51,7 @@ impl ExtentKind {
     }
 }
 
-/// Type of a persistent reservation (SPC-4 5.13.3, table 65). Ordinals are on the wire and those of the CDB.
+/// Type of a persistent reservation (SPC-4 6.15.3.4). Ordinals are on the wire and those of the CDB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 #[repr(u8)]
 pub enum PersistentKind {
@@ -207,19 +207,19 @@ pub enum Request {
         /// Type.
         kind: PersistentKind,
     },
-    /// RELEASE (SPC-4 5.13.11.2).
+    /// RELEASE (SPC-4 5.13.11.2.2).
     ReleasePersistent {
         /// RESERVATION KEY.
         key: u64,
         /// Type.
         kind: PersistentKind,
     },
-    /// CLEAR (SPC-4 5.13.11.6).
+    /// CLEAR (SPC-4 5.13.11.2.7).
     Clear {
         /// RESERVATION KEY.
         key: u64,
     },
-    /// PREEMPT, PREEMPT AND ABORT (SPC-4 5.13.11.4, .5).
+    /// PREEMPT, PREEMPT AND ABORT (SPC-4 5.13.11.2.4 to .6).
     Preempt {
         /// RESERVATION KEY.
         key: u64,

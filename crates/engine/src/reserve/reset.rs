@@ -27,7 +27,7 @@ use crate::mutant::{Mutant, planted};
 use crate::units::{Nexus, SiteId};
 
 impl Reservations {
-    /// SAM-5 7, RFC 7143 11.5.1. Resets know no reservations (SPC-4 table 64), and leave persistent ones alone.
+    /// SAM-5 7, RFC 7143 11.5.1. Resets know no reservations, and leave persistent ones alone (SPC-4 5.13.1).
     pub(super) fn reset(&mut self, by: Nexus, reset: Reset, effects: &mut Vec<Effect>) -> Verdict {
         effects.push(Effect::AbortAll);
         let (but, attention) = match reset {

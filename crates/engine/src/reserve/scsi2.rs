@@ -133,7 +133,7 @@ impl Reservations {
     }
 
     /// RESERVE and RELEASE while there are persistent registrations: CRH is 1, so they are GOOD and do nothing for the
-    /// holder and for registrants of types that serve them, and conflict for all others (SPC-4 5.13.4).
+    /// holder and for registrants of types that serve them, and conflict for all others (SPC-4 5.13.3).
     fn under_persistent(&self, by: Nexus) -> Verdict {
         let served = self.state.persistent.is_some_and(|held| held.kind.serves_registrants())
             && self.state.registration(by).is_some();

@@ -131,6 +131,13 @@ impl ReservationState {
         })
     }
 
+    /// No fewer bytes than it takes to write this down: what the limit on a volume's tables is kept by.
+    pub fn weight(&self) -> u64 {
+        let extents = self.extents.iter().map(|reservation| 64 + 24 * reservation.extents.claims.len());
+        let registrations = self.registrations.iter().map(|one| 64 + one.registrant.name.len());
+        (256 + extents.sum::<usize>() + registrations.sum::<usize>()) as u64
+    }
+
     /// What must always be so; the message names what is not. See the head of this file.
     pub fn check(&self) -> Result<(), String> {
         self.check_sorted()?;

@@ -23,6 +23,7 @@ pub fn config(site: SiteId, rules: Rules) -> Config {
         table: TableKind::Indexed,
         hold_memory: 1 << 20,
         journal_usable: 1 << 20,
+        reservation_bytes: 8 << 10,
         max_offset: 500 * MS,
         lease: 400 * MS,
         wait_max: 1_000 * MS,

@@ -86,7 +86,7 @@ table! {
         within() => [(A1, "yynnn"), (A2, "yyyyy"), (B2, "yyyyy"), (B3, "yynnn")];
 }
 
-// SPC-4 5.13.3, table 66: holder, another registrant, the holder's other nexus (not registered), a stranger.
+// SPC-4 5.13.1, table 65: holder, another registrant, the holder's other nexus (not registered), a stranger.
 table! {
     registrations_alone_keep_nobody_out:
         [(A1, register(1, 0, 10))], within() => [(A1, "yyyyy"), (B3, "yyyyy")];

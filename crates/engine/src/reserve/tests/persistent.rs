@@ -242,8 +242,9 @@ fn release_that_releases_nothing() {
     let mut unit = three();
     // No reservation: GOOD, but a wrong key conflicts.
     unit.ignores(A1, pr_release(10, WriteExclusive));
-    unit.ignores(A2, pr_release(0, WriteExclusive));
     unit.conflicts(A1, pr_release(11, WriteExclusive));
+    // SPC-4 5.13.7: whoever is not registered conflicts.
+    unit.conflicts(A2, pr_release(0, WriteExclusive));
     let mut unit = held(WriteExclusive);
     unit.conflicts(A2, pr_release(20, WriteExclusive));
     unit.conflicts(A1, pr_release(11, WriteExclusive));
@@ -427,6 +428,7 @@ fn register_and_move_that_moves_nothing() {
     unit.conflicts(B2, move_to(20, 21, A2));
     unit.refused(A1, move_to(10, 0, A2), Verdict::BadParameter(8));
     unit.refused(A1, move_to(10, 21, A1), Verdict::BadParameter(24));
+    unit.refused(A1, move_to(10, 21, B1), Verdict::BadParameter(24));
     held(ExclusiveAccessAll).conflicts(A1, move_to(10, 21, A2));
 }
 
@@ -461,7 +463,7 @@ fn reserve_and_release_with_registrations_do_nothing_or_conflict() {
         for by in [A1, B2, A2] {
             three().conflicts(by, request.clone());
         }
-        // SPC-4 5.13.4, CRH: the holder, and registrants whom the type serves.
+        // SPC-4 5.13.3, CRH: the holder, and registrants whom the type serves.
         for kind in PersistentKind::ALL {
             let mut unit = held(kind);
             unit.ignores(A1, request.clone());
