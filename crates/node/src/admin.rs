@@ -279,7 +279,8 @@ mod tests {
         });
         let rows = ask(&path, &Question::Table { skip: 0, limit: 5 }).expect("an answer");
         assert_eq!(rows, serde_json::json!([1, 2]));
-        let refused = ask(&path, &Question::Map { volume: "x".to_owned(), from: 0 }).expect_err("no such volume");
+        let refused =
+            ask(&path, &Question::Map { volume: "x".to_owned(), from: 0 }).expect_err("no such volume");
         assert_eq!(refused.to_string(), "no x");
         assert_eq!(core.join().expect("no panic").len(), 2);
         drop(socket);

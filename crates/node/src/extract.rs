@@ -86,8 +86,19 @@ mod tests {
             assert_eq!(parse_stamp(&stamp.to_string()).expect("as shown"), stamp);
             assert_eq!(parse_stamp(&format!("{}{}", stamp.time, stamp.site)).expect("parts"), stamp);
         }
-        for wrong in ["", "a", "12", "12c", "1.5a", "1.0000000000a", "+1a", "-1b", "1 a", "99999999999999999999a", ".1a"]
-        {
+        for wrong in [
+            "",
+            "a",
+            "12",
+            "12c",
+            "1.5a",
+            "1.0000000000a",
+            "+1a",
+            "-1b",
+            "1 a",
+            "99999999999999999999a",
+            ".1a",
+        ] {
             let refused = parse_stamp(wrong).expect_err(wrong).to_string();
             assert!(refused.contains("biplex discards"), "{refused}");
         }

@@ -31,12 +31,14 @@ pub fn locks(locks: &Locks) -> String {
             writeln!(text, "\n{name}: write protected by a host (MODE SELECT, SWP)").expect(TAKES_ALL);
         }
         if volume.waiting {
-            let why = "requests are known here that are not decided yet: they wait for the line or for each other";
+            let why =
+                "requests are known here that are not decided yet: they wait for the line or for each other";
             writeln!(text, "\n{name}: {why}").expect(TAKES_ALL);
         }
     }
     if !locks.left_out.is_empty() {
-        writeln!(text, "\nleft out, ask for each by its name: {}", locks.left_out.join(" ")).expect(TAKES_ALL);
+        writeln!(text, "\nleft out, ask for each by its name: {}", locks.left_out.join(" "))
+            .expect(TAKES_ALL);
     }
     text
 }
@@ -238,7 +240,19 @@ mod tests {
         let moment = "2025-11-25T08:02:11.123456Z";
         assert_eq!(
             lines[1],
-            ["1", moment, "iqn.2026-11.io:one", "8", "16", "vol0", "write exclusive", "b", "00023d000001", "itself", "3"]
+            [
+                "1",
+                moment,
+                "iqn.2026-11.io:one",
+                "8",
+                "16",
+                "vol0",
+                "write exclusive",
+                "b",
+                "00023d000001",
+                "itself",
+                "3"
+            ]
         );
         assert_eq!(lines[2][9..], ["iqn.2026-11.io:two", "-"]);
         assert_eq!(lines.len(), 3, "a free volume takes no line:\n{text}");
@@ -275,7 +289,10 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
-        assert_eq!(locks(&Locks { volumes: vec![free("vol0")], left_out: Vec::new() }), "nothing is reserved\n");
+        assert_eq!(
+            locks(&Locks { volumes: vec![free("vol0")], left_out: Vec::new() }),
+            "nothing is reserved\n"
+        );
     }
 
     #[test]
@@ -330,7 +347,9 @@ mod tests {
             kept: true,
         };
         let text = discards(&[row]);
-        for words in ["iqn.a:writer", "1764057731.123456789b", "2025-11-25T08:02:11.000000Z", "yes", "--extract STAMP"] {
+        for words in
+            ["iqn.a:writer", "1764057731.123456789b", "2025-11-25T08:02:11.000000Z", "yes", "--extract STAMP"]
+        {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
         assert!(discards(&[]).contains("no write was undone"));
