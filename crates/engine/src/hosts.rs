@@ -160,6 +160,17 @@ impl Waiting {
     pub(crate) fn len(&self) -> usize {
         self.ops.len()
     }
+
+    /// Whoever `gives_up` asks for nothing again: a request that was found in conflict does not start over for it.
+    pub(crate) fn give_up(&mut self, gives_up: impl Fn(OpId, Nexus) -> bool) {
+        for (op, waiter) in &mut self.ops {
+            if let Then::Verdict { claim, .. } = &mut waiter.then
+                && claim.as_ref().is_some_and(|(nexus, _)| gives_up(*op, *nexus))
+            {
+                *claim = None;
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -203,6 +214,8 @@ impl Engine {
         }
         if found {
             self.refuse(op, Outcome::NotReady);
+        } else {
+            self.waiting.give_up(|waiting, _| waiting == op);
         }
     }
 

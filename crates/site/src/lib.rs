@@ -17,5 +17,5 @@ mod view;
 pub mod write;
 
 pub use api::*;
-pub use site::{Entropy, OpenError, Site, host_id};
+pub use site::{Entropy, OpenError, Site};
 pub use status::*;

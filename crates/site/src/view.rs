@@ -41,7 +41,7 @@ impl Site {
                 .hosts
                 .values()
                 .map(|host| HostStatus {
-                    id: crate::host_id(&host.name).to_string(),
+                    id: biplex_engine::HostId::of_name(&host.name).to_string(),
                     name: host.name.clone(),
                     remote: host.remote.clone(),
                 })
