@@ -503,13 +503,13 @@ impl<'d> Scanner<'d> {
     pub fn groups_of(
         &mut self,
         segment: &SegmentHeader,
-        each: &mut dyn FnMut(u64, &FoundGroup),
+        each: &mut dyn FnMut(u64, &FoundGroup, &[u8]),
     ) -> Result<Option<(u64, Damage)>, DiskError> {
         let mut at = self.layout.start(segment.index) + PAGE;
         for group_seq in segment.first_group.. {
             match self.group(segment, at, group_seq)? {
                 GroupRead::Whole(group) => {
-                    each(at, &group);
+                    each(at, &group, &self.buffer);
                     at += u64::from(group.header.pages) * PAGE;
                 }
                 GroupRead::Broken(damage) => return Ok(Some((at, damage))),
