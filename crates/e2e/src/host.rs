@@ -7,7 +7,8 @@ use crate::pair::{Site, TARGET};
 use crate::wait::PATIENCE;
 use biplex_front::iscsi::Chap;
 use biplex_front::iscsi::initiator::{
-    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, read16, synchronize_cache16, write16,
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, compare_and_write, lun, persistent_parameters,
+    persistent_reserve_in, persistent_reserve_out, read16, synchronize_cache16, write16,
 };
 use bytes::Bytes;
 use std::io::{ErrorKind, Read, Write};
@@ -130,6 +131,15 @@ impl Host {
         tag
     }
 
+    /// Hands what was submitted to the socket, without waiting for an answer.
+    pub fn send(&mut self) -> Result<(), HostError> {
+        let lost = |error: std::io::Error| HostError::Lost(error.to_string());
+        while let Some(bytes) = self.initiator.poll_send() {
+            self.stream.write_all(&bytes).map_err(lost)?;
+        }
+        Ok(())
+    }
+
     /// The next command that ends.
     pub fn next_done(&mut self, patience: Duration) -> Result<Done, HostError> {
         let deadline = Instant::now() + patience;
@@ -159,9 +169,7 @@ impl Host {
         let deadline = Instant::now() + patience;
         let lost = |error: std::io::Error| HostError::Lost(error.to_string());
         loop {
-            while let Some(bytes) = self.initiator.poll_send() {
-                self.stream.write_all(&bytes).map_err(lost)?;
-            }
+            self.send()?;
             if let Some(event) = self.initiator.poll_event() {
                 return Ok(event);
             }
@@ -230,6 +238,57 @@ impl Host {
             panic!("synchronize cache: {error:?}");
         }
     }
+
+    /// One command without retries: `Ok` if GOOD, else the status.
+    pub fn once(&mut self, cdb: [u8; 16], data: &[u8]) -> Result<Bytes, HostError> {
+        let payload =
+            if data.is_empty() { Payload::None } else { Payload::Out(Bytes::copy_from_slice(data)) };
+        self.command(cdb, payload)
+    }
+
+    /// PERSISTENT RESERVE OUT with these keys, once.
+    pub fn persistent(
+        &mut self,
+        action: u8,
+        kind: u8,
+        key: u64,
+        other: u64,
+        aptpl: bool,
+    ) -> Result<(), HostError> {
+        let list = persistent_parameters(key, other, aptpl);
+        self.once(persistent_reserve_out(action, kind), &list).map(drop)
+    }
+
+    /// The registered keys, ascending by nexus, and PRGENERATION.
+    #[track_caller]
+    pub fn keys(&mut self) -> (u32, Vec<u64>) {
+        let data = self.command(persistent_reserve_in(0, 4096), Payload::In(4096)).expect("READ KEYS");
+        let number = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        let keys = data[8..].chunks_exact(8).map(number).collect();
+        (number(&data[..4]) as u32, keys)
+    }
+
+    /// Key and type of the persistent reservation.
+    #[track_caller]
+    pub fn reservation(&mut self) -> Option<(u64, u8)> {
+        let data = self.command(persistent_reserve_in(1, 64), Payload::In(64)).expect("READ RESERVATION");
+        let number = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        (data.len() >= 24).then(|| (number(&data[8..16]), data[21]))
+    }
+
+    /// COMPARE AND WRITE of one block: whether it matched.
+    #[track_caller]
+    pub fn swap(&mut self, lba: u64, from: &[u8], to: &[u8]) -> bool {
+        let data = Bytes::from([from, to].concat());
+        match self.patient(compare_and_write(lba, 1), Payload::Out(data)) {
+            Ok(_) => true,
+            Err(HostError::Status { status: 2, sense: (0xe, 0x1d, 0) }) => false,
+            Err(error) => panic!("compare and write at {lba}: {error:?}"),
+        }
+    }
+
+    /// Ends the connection as a host does that loses power.
+    pub fn vanish(self) {}
 
     /// Logs out and waits until the site has ended the session.
     pub fn logout(mut self) {

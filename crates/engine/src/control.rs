@@ -191,6 +191,7 @@ impl Engine {
             }
         }
         dropped.into_iter().for_each(|op| self.refuse(op, Outcome::NotReady));
+        self.waiting.give_up(|_, of| of == nexus);
         self.pump_owed(now);
     }
 

@@ -168,6 +168,17 @@ impl Waiting {
         let then = self.ops.get(&op).map(|waiter| &waiter.then);
         matches!(then, Some(Then::Verdict { claim: Some(_), .. }))
     }
+
+    /// Whoever `gives_up` asks for nothing again: a request that was found in conflict does not start over for it.
+    pub(crate) fn give_up(&mut self, gives_up: impl Fn(OpId, Nexus) -> bool) {
+        for (op, waiter) in &mut self.ops {
+            if let Then::Verdict { claim, .. } = &mut waiter.then
+                && claim.as_ref().is_some_and(|(nexus, _)| gives_up(*op, *nexus))
+            {
+                *claim = None;
+            }
+        }
+    }
 }
 
 impl Engine {
@@ -211,6 +222,8 @@ impl Engine {
         }
         if found {
             self.refuse(op, Outcome::NotReady);
+        } else {
+            self.waiting.give_up(|waiting, _| waiting == op);
         }
     }
 

@@ -50,7 +50,11 @@ pub enum Access {
 impl Reservations {
     /// Executes a request of `by` (for [`Request::SiteStarted`] and whatever else no nexus asked for, any). Both sites
     /// execute the same requests in stamp order, and so `stamp` is later than all before.
+    ///
+    /// # Panics
+    /// With a request that is not [`Request::within_limits`]: the front end refuses it, and none comes over the link.
     pub fn apply(&mut self, stamp: Stamp, by: Nexus, request: &Request) -> (Verdict, Vec<Effect>) {
+        assert!(request.within_limits(), "the front end refuses a request beyond the limits");
         let mut effects = Vec::new();
         let out = &mut effects;
         let verdict = match request {

@@ -101,6 +101,17 @@ impl fmt::Display for VolumeId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct HostId(pub u64);
 
+impl HostId {
+    /// The id of the initiator with this name: a hash of it, the same at both sites (E1.2).
+    pub fn of_name(name: &str) -> HostId {
+        // FNV-1a, 64 bits.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        HostId(hash)
+    }
+}
+
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

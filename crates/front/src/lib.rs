@@ -17,10 +17,6 @@ use bytes::Bytes;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct ConnId(pub u64);
 
-/// An I_T nexus at this site: one live session. Numbered by the iSCSI target, never reused within a run.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct NexusId(pub u64);
-
 /// A command that the site owes an answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct TaskId(pub u64);

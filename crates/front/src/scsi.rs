@@ -1,11 +1,12 @@
 //! SCSI: one device with logical units, as SAM-5, SPC-4 and SBC-3 describe it.
 //!
 //! ```text
-//! cdb ─▶ opcodes (which row?) ─▶ admit (attentions; reservations: E3) ─┬▶ block ─▶ Command ─▶ (the site)
-//!                                                                      └▶ inquiry mode report ports ─▶ Reply
+//! cdb ─▶ opcodes (which row?) ─▶ attentions ─┬▶ block, reserve, persistent ─▶ Command ─▶ (the site)
+//!                                            └▶ Check ─▶ (the site) ─▶ inquiry mode report ports ─▶ Reply
 //! ```
 //! Answers for: what a host is told about its units, which commands it may give, and what they mean to the
-//! site. Must never: wait, size memory by a length that a host chose, or look at a byte of the CDB that
+//! site. Reservations are judged by the site: media commands where they are carried out, others by a `Check` before
+//! they are answered (E3.4). Must never: wait, size memory by a length that a host chose, or look at a byte of the CDB that
 //! `opcodes` does not list. Every reply is built in full and then cut to the host's allocation length.
 
 mod attention;
@@ -14,21 +15,26 @@ mod cdb;
 mod inquiry;
 mod mode;
 mod opcodes;
+mod persistent;
 mod ports;
 mod report;
+mod reserve;
 mod sense;
 #[cfg(test)]
 mod tests;
+mod transport_id;
 
-use crate::{Command, Completion, NexusId, VolumeCommand};
-use attention::{Attention, Attentions};
-use biplex_engine::{BLOCK_BYTES, SiteId, VolumeId};
+use crate::{Command, Completion, VolumeCommand};
+use attention::Attentions;
+use biplex_engine::reserve::{Access, Effect, ModeBits, Request};
+use biplex_engine::{BLOCK_BYTES, Nexus, SiteId, VolumeId};
 use bytes::Bytes;
 use cdb::Cdb;
 use mode::Modes;
-use opcodes::{Access, Operation, Row};
+use opcodes::{Operation, Row};
 use sense::Sense;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A logical unit, as configured. Equal at both sites.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -95,16 +101,6 @@ pub struct Reply {
     pub data_in: Vec<Bytes>,
 }
 
-/// Who an I_T nexus is, beyond its number: with the target's name and group, its identity (RFC 7143 4.4.1,
-/// E3.1).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NexusIdentity {
-    /// The initiator's iSCSI name.
-    pub initiator: String,
-    /// The session's ISID.
-    pub isid: [u8; 6],
-}
-
 /// How far a command got.
 #[derive(Debug)]
 pub enum Step {
@@ -124,7 +120,25 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Pending {
     lun: u16,
-    task: block::Task,
+    nexus: Nexus,
+    wait: Wait,
+}
+
+/// What a command waits for.
+#[derive(Debug)]
+enum Wait {
+    /// A block command's orders.
+    Block(block::Task),
+    /// Whether reservations let it in; then it is answered from what is known here.
+    Check { cdb: Vec<u8>, data: Bytes },
+    /// The same; then it is GOOD, with nothing to be done.
+    Nothing,
+    /// The same; then it is refused, as its CDB is wrong.
+    Refused(Sense),
+    /// How a request ended.
+    Verdict,
+    /// The registrations, for PERSISTENT RESERVE IN.
+    Persistent { cdb: Vec<u8> },
 }
 
 /// What a command comes to, before it is dressed for the host.
@@ -133,6 +147,40 @@ enum Outcome {
     Good,
     Data(Vec<Bytes>),
     Ask(Command, block::Task),
+}
+
+/// Why a command is not carried out: another status, or CHECK CONDITION.
+enum Refusal {
+    Status(Status),
+    Sense(Sense),
+}
+
+impl From<Sense> for Refusal {
+    fn from(sense: Sense) -> Refusal {
+        Refusal::Sense(sense)
+    }
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Refusal {
+        Refusal::Status(status)
+    }
+}
+
+/// What follows for a command.
+enum Next {
+    Done(Vec<Bytes>),
+    Ask(Command, Wait),
+}
+
+impl From<Outcome> for Next {
+    fn from(outcome: Outcome) -> Next {
+        match outcome {
+            Outcome::Good => Next::Done(Vec::new()),
+            Outcome::Data(data) => Next::Done(data),
+            Outcome::Ask(command, task) => Next::Ask(command, Wait::Block(task)),
+        }
+    }
 }
 
 /// Commands that no unit attention and no missing unit keeps from being answered (SAM-5 4.7.1, 5.14.1).
@@ -151,6 +199,8 @@ pub struct Device {
     peer: PortConfig,
     units: BTreeMap<u16, Unit>,
     attentions: Attentions,
+    /// Names of the initiators that are logged in here.
+    names: BTreeMap<Nexus, Arc<str>>,
 }
 
 impl Device {
@@ -158,7 +208,7 @@ impl Device {
     pub fn new(port: PortConfig, peer: PortConfig, units: Vec<UnitConfig>) -> Device {
         let units =
             units.into_iter().map(|config| (config.lun, Unit { config, modes: Modes::default() })).collect();
-        Device { port, peer, units, attentions: Attentions::default() }
+        Device { port, peer, units, attentions: Attentions::default(), names: BTreeMap::new() }
     }
 
     /// Says that completed writes of this volume reach the other site only after SYNCHRONIZE CACHE or with FUA (WCE in
@@ -170,13 +220,54 @@ impl Device {
     }
 
     /// A session began. One that was here before and was lost is told so (29/07); a new one hears nothing.
-    pub fn attach(&mut self, nexus: NexusId, identity: NexusIdentity) {
-        self.attentions.attach(nexus, identity, self.units.keys().copied());
+    pub fn attach(&mut self, nexus: Nexus, name: Arc<str>) {
+        self.attentions.attach(nexus, self.units.keys().copied());
+        self.names.insert(nexus, name);
     }
 
     /// A session ended, by logout or loss.
-    pub fn detach(&mut self, nexus: NexusId) {
-        self.attentions.detach(nexus);
+    pub fn detach(&mut self, nexus: Nexus) {
+        self.attentions.detach(nexus, self.units.keys().copied());
+        self.names.remove(&nexus);
+    }
+
+    /// The nexus of a session with this initiator port (RFC 7143 4.4.1); ISIDs have 48 bits.
+    pub fn nexus(&self, initiator: &str, isid: [u8; 6]) -> Nexus {
+        let isid = isid.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte));
+        Nexus { host: biplex_engine::HostId::of_name(initiator), isid, site: self.port.site }
+    }
+
+    /// The volume behind a LUN field, if there is such a unit.
+    pub fn volume(&self, lun: u64) -> Option<VolumeId> {
+        let lun = report::decode_lun(lun)?;
+        self.units.get(&lun).map(|unit| unit.config.volume)
+    }
+
+    /// The volumes of all units.
+    pub fn volumes(&self) -> Vec<VolumeId> {
+        self.units.values().map(|unit| unit.config.volume).collect()
+    }
+
+    /// The LUN field of the unit of this volume.
+    pub fn lun(&self, volume: VolumeId) -> Option<u64> {
+        let unit = self.units.values().find(|unit| unit.config.volume == volume)?;
+        Some(report::encode_lun(unit.config.lun))
+    }
+
+    /// What follows for the hosts of this site from what was executed at both: attentions, mode parameters. Commands
+    /// that are to be dropped are the transport's.
+    pub fn apply_effect(&mut self, volume: VolumeId, effect: &Effect) {
+        let Some(unit) = self.units.values_mut().find(|unit| unit.config.volume == volume) else { return };
+        let lun = unit.config.lun;
+        match effect {
+            Effect::Attend(nexus, attention) => self.attentions.tell(*nexus, lun, *attention),
+            Effect::AttendAll { but, attention } => self.attentions.raise(lun, *attention, *but),
+            Effect::Modes(ModeBits { descriptor_sense, write_protected }) => {
+                unit.modes.descriptor_sense = *descriptor_sense;
+                unit.modes.write_protected = *write_protected;
+            }
+            Effect::Abort(_) | Effect::AbortAll => {}
+        }
     }
 
     /// The data that a command moves, from its CDB alone. A command that its CDB condemns moves nothing: the
@@ -189,8 +280,13 @@ impl Device {
             return Transfer::In(allocation);
         }
         let Some(unit) = unit else { return Transfer::None };
-        if row.operation == Operation::ModeSelect {
-            return Transfer::Out(mode::list_length(cdb));
+        match row.operation {
+            Operation::ModeSelect => return Transfer::Out(mode::list_length(cdb)),
+            Operation::Reserve | Operation::Release => return Transfer::Out(reserve::list_length(cdb)),
+            Operation::PersistentOut => {
+                return Transfer::Out(persistent::list_length(cdb).min(persistent::LIST_BYTES_MAX));
+            }
+            _ => {}
         }
         block::Request::parse(row, cdb, unit.config.blocks)
             .map_or(Transfer::None, |request| request.transfer())
@@ -198,18 +294,23 @@ impl Device {
 
     /// The answer to a command for which the host announced `announced` bytes of data that its CDB
     /// contradicts in a way that residual counts must not paper over: WRITE SAME takes one block, not its
-    /// head (SBC-3 5.43). To be asked before any of the data is taken; `None` means go on.
+    /// head (SBC-3 5.43), COMPARE AND WRITE takes both halves (5.2). To be asked before any of the data is taken; `None`
+    /// means go on.
     pub fn refuse_length(&self, lun: u64, cdb: &[u8], announced: u64) -> Option<Reply> {
         let row = opcodes::find(Cdb::new(cdb)).ok()?;
         let Transfer::Out(expected) = self.transfer(lun, cdb) else { return None };
         let unit = report::decode_lun(lun).and_then(|lun| self.units.get(&lun))?;
-        (row.operation == Operation::WriteSame && announced != expected)
-            .then(|| check_condition(Sense::SHORT_DATA, unit.modes))
+        let sense = match row.operation {
+            Operation::WriteSame => Sense::SHORT_DATA,
+            Operation::CompareAndWrite => Sense::field_in_cdb(13, None),
+            _ => return None,
+        };
+        (announced != expected).then(|| check_condition(sense, unit.modes))
     }
 
     /// A command with the data that came for it: at most what [`Device::transfer`] says (more is
     /// disregarded), less where the host announced less.
-    pub fn start(&mut self, nexus: NexusId, lun: u64, cdb: &[u8], data_out: Bytes) -> Step {
+    pub fn start(&mut self, nexus: Nexus, lun: u64, cdb: &[u8], data_out: Bytes) -> Step {
         let data_out = match self.transfer(lun, cdb) {
             Transfer::Out(bytes) => data_out.slice(..data_out.len().min(bytes as usize)),
             Transfer::None | Transfer::In(_) => Bytes::new(),
@@ -217,8 +318,8 @@ impl Device {
         let cdb = Cdb::new(cdb);
         match report::decode_lun(lun).filter(|lun| self.units.contains_key(lun)) {
             Some(lun) => {
-                let outcome = self.execute(nexus, lun, cdb, data_out);
-                self.step(lun, outcome)
+                let next = self.execute(nexus, lun, cdb, data_out);
+                self.step(nexus, lun, next)
             }
             None => Step::Done(self.answer_without_unit(cdb)),
         }
@@ -226,59 +327,39 @@ impl Device {
 
     /// The site's answer to an order.
     pub fn finish(&mut self, pending: Pending, completion: Completion) -> Step {
-        let Pending { lun, task } = pending;
-        let outcome = match completion {
-            Completion::Failed(failure) => match Sense::of_failure(failure) {
-                Some(sense) => Err(sense),
-                None => {
-                    return Step::Done(Reply {
-                        status: Status::Busy,
-                        sense: Bytes::new(),
-                        data_in: Vec::new(),
-                    });
+        let Pending { lun, nexus, wait } = pending;
+        let next = self.go_on(nexus, lun, wait, completion);
+        self.step(nexus, lun, next)
+    }
+
+    fn go_on(&mut self, nexus: Nexus, lun: u16, wait: Wait, completion: Completion) -> Result<Next, Refusal> {
+        match (wait, completion) {
+            (_, Completion::Failed(failure)) => Err(Sense::of_failure(failure)?.into()),
+            (Wait::Verdict | Wait::Block(block::Task::Swap), Completion::Verdict(verdict)) => {
+                match Sense::of_verdict(verdict)? {
+                    Some(sense) => Err(sense.into()),
+                    None => Ok(Next::Done(Vec::new())),
                 }
-            },
-            completion @ (Completion::Data(_)
-            | Completion::Done
-            | Completion::Verdict(_)
-            | Completion::Persistent(_)) => task.finish(completion),
-        };
-        self.step(lun, outcome)
-    }
-
-    /// LOGICAL UNIT RESET (SAM-5 6.3.3): `false` if there is no such unit. The commands under way are the
-    /// transport's to drop.
-    pub fn reset_unit(&mut self, lun: u64) -> bool {
-        let Some(lun) = report::decode_lun(lun).filter(|lun| self.units.contains_key(lun)) else {
-            return false;
-        };
-        self.reset_unit_by(lun, Attention::Reset);
-        true
-    }
-
-    /// TARGET WARM RESET, or TARGET COLD RESET (RFC 7143 11.5.1).
-    pub fn reset_target(&mut self, cold: bool) {
-        let attention = if cold { Attention::PowerOn } else { Attention::Reset };
-        let luns: Vec<u16> = self.units.keys().copied().collect();
-        for lun in luns {
-            self.reset_unit_by(lun, attention);
+            }
+            (Wait::Block(task), completion) => Ok(task.finish(completion)?.into()),
+            (Wait::Nothing, Completion::Done) => Ok(Next::Done(Vec::new())),
+            (Wait::Refused(sense), Completion::Done) => Err(sense.into()),
+            (Wait::Check { cdb, data }, Completion::Done) => self.answer(nexus, lun, Cdb::new(&cdb), &data),
+            (Wait::Persistent { cdb }, Completion::Persistent(view)) => {
+                let cdb = Cdb::new(&cdb);
+                let data = persistent::parameters(cdb, &view, [&self.port, &self.peer]);
+                Ok(Next::Done(vec![cut(data, opcodes::find(cdb)?, cdb)]))
+            }
+            // The site answered something else than it was asked: see [`block::Task::finish`].
+            (
+                Wait::Nothing
+                | Wait::Refused(_)
+                | Wait::Check { .. }
+                | Wait::Verdict
+                | Wait::Persistent { .. },
+                Completion::Data(_) | Completion::Done | Completion::Verdict(_) | Completion::Persistent(_),
+            ) => Err(Sense::INTERNAL_FAILURE.into()),
         }
-    }
-
-    fn reset_unit_by(&mut self, lun: u16, attention: Attention) {
-        if let Some(unit) = self.units.get_mut(&lun) {
-            unit.modes = unit.modes.reset();
-        }
-        self.attentions.raise(lun, attention, None);
-    }
-
-    /// CLEAR TASK SET (SAM-5 7.5): tells the other nexuses. `false` if there is no such unit.
-    pub fn clear_task_set(&mut self, lun: u64, by: NexusId) -> bool {
-        let Some(lun) = report::decode_lun(lun).filter(|lun| self.units.contains_key(lun)) else {
-            return false;
-        };
-        self.attentions.raise(lun, Attention::CommandsCleared, Some(by));
-        true
     }
 
     /// Whether a LUN field names a unit.
@@ -286,48 +367,98 @@ impl Device {
         report::decode_lun(lun).is_some_and(|lun| self.units.contains_key(&lun))
     }
 
-    /// The one place where a command for an existing unit is let in or refused for what others did, in
-    /// SAM-5's order: reservation conflicts come before unit attentions, and both before faults of the CDB
-    /// (5.3.1, 5.14). `row` is `None` for a command that is not in the table: where a reservation is held,
-    /// that is a conflict (E3.4).
-    fn admit(&mut self, nexus: NexusId, lun: u16, row: Option<&Row>) -> Result<(), Sense> {
-        // SPC-4 5.9: reservations are judged here, by `row.access` (E3). None can be taken yet: RESERVE and
-        // PERSISTENT RESERVE OUT are not in the table.
-        let exempt = row.is_some_and(|row| ALWAYS_ANSWERED.contains(&row.operation));
-        match if exempt { None } else { self.attentions.take(nexus, lun) } {
-            Some(attention) => Err(attention.sense()),
-            None => Ok(()),
+    /// A command for a unit that is there. SAM-5 5.14: what the nexus has yet to hear comes first; then the site judges
+    /// by reservations (where it carries the command out, or is asked); faults of the CDB come last.
+    fn execute(&mut self, nexus: Nexus, lun: u16, cdb: Cdb, data: Bytes) -> Result<Next, Refusal> {
+        let found = opcodes::find(cdb);
+        let exempt = matches!(&found, Ok(row) if ALWAYS_ANSWERED.contains(&row.operation));
+        if !exempt && let Some(attention) = self.attentions.take(nexus, lun) {
+            return Err(attention::sense(attention).into());
         }
+        let row = match found {
+            Ok(row) => row,
+            // E3.4: what is not known might be anything; it is judged as what changes the unit.
+            Err(sense) => {
+                return Ok(Next::Ask(Command::Check { access: Access::Control }, Wait::Refused(sense)));
+            }
+        };
+        let Some(unit) = self.units.get(&lun) else { return Err(Sense::NO_SUCH_UNIT.into()) };
+        let blocks = unit.config.blocks;
+        let request = match row.operation {
+            Operation::Read
+            | Operation::Write
+            | Operation::WriteVerify
+            | Operation::Verify
+            | Operation::Prefetch
+            | Operation::SynchronizeCache
+            | Operation::WriteSame
+            | Operation::CompareAndWrite
+            | Operation::Unmap => {
+                let request = block::Request::parse(row, cdb, blocks)?;
+                // SPC-4 7.5.8: SWP.
+                if row.access == Access::Write && unit.modes.write_protected {
+                    return Err(Sense::SOFTWARE_WRITE_PROTECTED.into());
+                }
+                return Ok(match request.start(data, blocks)? {
+                    // Nothing to carry out, and yet not for whom a reservation keeps out.
+                    Outcome::Good => Next::Ask(Command::Check { access: row.access }, Wait::Nothing),
+                    outcome @ (Outcome::Data(_) | Outcome::Ask(..)) => outcome.into(),
+                });
+            }
+            Operation::Reserve => reserve::reserve(cdb, &data, blocks)?,
+            Operation::Release => reserve::release(cdb, &data)?,
+            Operation::PersistentOut => self.persistent_out(nexus, cdb, &data)?,
+            Operation::PersistentIn => {
+                return Ok(Next::Ask(Command::Inspect, Wait::Persistent { cdb: cdb.to_vec() }));
+            }
+            _ if row.access == Access::Exempt => return self.answer(nexus, lun, cdb, &data),
+            _ => {
+                let wait = Wait::Check { cdb: cdb.to_vec(), data };
+                return Ok(Next::Ask(Command::Check { access: row.access }, wait));
+            }
+        };
+        Ok(Next::Ask(Command::Control { request }, Wait::Verdict))
     }
 
-    fn execute(&mut self, nexus: NexusId, lun: u16, cdb: Cdb, data_out: Bytes) -> Result<Outcome, Sense> {
-        let found = opcodes::find(cdb);
-        self.admit(nexus, lun, found.as_ref().ok().copied())?;
-        let row = found?;
-        let Some(unit) = self.units.get_mut(&lun) else { return Err(Sense::NO_SUCH_UNIT) };
+    fn persistent_out(&self, nexus: Nexus, cdb: Cdb, list: &[u8]) -> Result<Request, Sense> {
+        let name = self.names.get(&nexus).ok_or(Sense::INTERNAL_FAILURE)?;
+        let known = |name: &str| {
+            let same = self.names.iter().filter(|(_, known)| &***known == name);
+            same.map(|(nexus, _)| *nexus).collect()
+        };
+        let asker = persistent::Asker { name, known: &known, ports: [&self.port, &self.peer] };
+        persistent::out(cdb, list, &asker)
+    }
+
+    /// The answer to a command that needs nothing of the volume, and that reservations let in.
+    fn answer(&mut self, nexus: Nexus, lun: u16, cdb: Cdb, data_out: &[u8]) -> Result<Next, Refusal> {
+        let row = opcodes::find(cdb)?;
+        let Some(unit) = self.units.get_mut(&lun) else { return Err(Sense::NO_SUCH_UNIT.into()) };
         let blocks = unit.config.blocks;
         let data = match row.operation {
             // SBC-3 5.25: the unit is shared by hosts at both sites. One that stops it, as some do when they
             // shut down, must not stop it for the others: START and IMMED change nothing. Ejection and power
             // conditions are refused by the table of commands.
-            Operation::TestUnitReady => return Ok(Outcome::Good),
-            Operation::StartStop => return Ok(Outcome::Good),
-            Operation::SendDiagnostic => return send_diagnostic(cdb),
+            Operation::TestUnitReady | Operation::StartStop => return Ok(Next::Done(Vec::new())),
+            Operation::SendDiagnostic => return Ok(send_diagnostic(cdb)?.into()),
             Operation::RequestSense => {
-                let sense = self.attentions.take(nexus, lun).map_or(Sense::NONE, Attention::sense);
+                let sense = self.attentions.take(nexus, lun).map_or(Sense::NONE, attention::sense);
                 sense.encode(cdb.bit(1, 0x01)).to_vec()
             }
             Operation::ModeSelect => {
-                let modes = unit.modes.select(cdb, &data_out, blocks)?;
-                if modes != unit.modes {
-                    unit.modes = modes;
-                    self.attentions.raise(lun, Attention::ModeChanged, Some(nexus));
+                let modes = unit.modes.select(cdb, data_out, blocks)?;
+                if modes == unit.modes {
+                    return Ok(Next::Done(Vec::new()));
                 }
-                return Ok(Outcome::Good);
+                // Both sites' hosts see the same parameters: changed where it is executed.
+                let Modes { descriptor_sense, write_protected, .. } = modes;
+                let request = Request::SetModes(ModeBits { descriptor_sense, write_protected });
+                return Ok(Next::Ask(Command::Control { request }, Wait::Verdict));
             }
             Operation::ModeSense => unit.modes.sense(cdb, blocks)?,
             Operation::ReadCapacity10 => read_capacity_10(blocks),
             Operation::ReadCapacity16 => read_capacity_16(blocks),
+            Operation::LbaStatus => lba_status(cdb, blocks)?,
             Operation::ReadDefects => no_defects(cdb),
             Operation::Inquiry => inquiry::inquiry(cdb, Some(&unit.config), &self.port)?,
             Operation::ReportLuns => report::luns(cdb, self.units.keys().copied())?,
@@ -341,16 +472,14 @@ impl Device {
             | Operation::Prefetch
             | Operation::SynchronizeCache
             | Operation::WriteSame
-            | Operation::Unmap => {
-                let request = block::Request::parse(row, cdb, blocks)?;
-                // SPC-4 7.5.8: SWP.
-                if row.access == Access::Write && unit.modes.write_protected {
-                    return Err(Sense::SOFTWARE_WRITE_PROTECTED);
-                }
-                return request.start(data_out, blocks);
-            }
+            | Operation::CompareAndWrite
+            | Operation::Unmap
+            | Operation::Reserve
+            | Operation::Release
+            | Operation::PersistentIn
+            | Operation::PersistentOut => return Err(Sense::INTERNAL_FAILURE.into()),
         };
-        Ok(Outcome::Data(vec![cut(data, row, cdb)]))
+        Ok(Next::Done(vec![cut(data, row, cdb)]))
     }
 
     /// SAM-5 4.7.1: what a LUN without a unit still answers.
@@ -374,20 +503,23 @@ impl Device {
         }
     }
 
-    fn step(&self, lun: u16, outcome: Result<Outcome, Sense>) -> Step {
+    fn step(&self, nexus: Nexus, lun: u16, next: Result<Next, Refusal>) -> Step {
         let Some(unit) = self.units.get(&lun) else {
             return Step::Done(check_condition(Sense::NO_SUCH_UNIT, Modes::default()));
         };
-        let data_in = match outcome {
-            Ok(Outcome::Good) => Vec::new(),
-            Ok(Outcome::Data(data)) => data,
-            Ok(Outcome::Ask(command, task)) => {
-                let command = VolumeCommand { volume: unit.config.volume, command };
-                return Step::Ask { command, pending: Pending { lun, task } };
+        match next {
+            Ok(Next::Done(data_in)) => {
+                Step::Done(Reply { status: Status::Good, sense: Bytes::new(), data_in })
             }
-            Err(sense) => return Step::Done(check_condition(sense, unit.modes)),
-        };
-        Step::Done(Reply { status: Status::Good, sense: Bytes::new(), data_in })
+            Ok(Next::Ask(command, wait)) => {
+                let command = VolumeCommand { volume: unit.config.volume, command };
+                Step::Ask { command, pending: Pending { lun, nexus, wait } }
+            }
+            Err(Refusal::Sense(sense)) => Step::Done(check_condition(sense, unit.modes)),
+            Err(Refusal::Status(status)) => {
+                Step::Done(Reply { status, sense: Bytes::new(), data_in: Vec::new() })
+            }
+        }
     }
 }
 
@@ -402,9 +534,11 @@ fn allocation_length(row: &Row, cdb: Cdb) -> Option<u64> {
     match (row.operation, row.length()) {
         (Operation::RequestSense | Operation::ModeSense, 6) => Some(cdb.number(4, 1)),
         (Operation::Inquiry, _) => Some(cdb.number(3, 2)),
-        (Operation::ModeSense | Operation::ReadDefects, 10) => Some(cdb.number(7, 2)),
+        (Operation::ModeSense | Operation::ReadDefects | Operation::PersistentIn, 10) => {
+            Some(cdb.number(7, 2))
+        }
         (Operation::ReadCapacity10, _) => Some(8),
-        (Operation::ReadCapacity16, _) => Some(cdb.number(10, 4)),
+        (Operation::ReadCapacity16 | Operation::LbaStatus, _) => Some(cdb.number(10, 4)),
         (
             Operation::ReportLuns
             | Operation::ReportGroups
@@ -427,6 +561,11 @@ fn allocation_length(row: &Row, cdb: Cdb) -> Option<u64> {
             | Operation::Prefetch
             | Operation::SynchronizeCache
             | Operation::WriteSame
+            | Operation::CompareAndWrite
+            | Operation::Reserve
+            | Operation::Release
+            | Operation::PersistentIn
+            | Operation::PersistentOut
             | Operation::Unmap,
             _,
         ) => None,
@@ -457,6 +596,17 @@ fn read_capacity_16(blocks: u64) -> Vec<u8> {
     data.extend_from_slice(&[0, block::PHYSICAL_EXPONENT, 0xc0, 0]);
     data.resize(32, 0);
     data
+}
+
+/// SBC-3 5.6: one descriptor, from the block that was asked for: all is mapped. Which blocks the backing store keeps space
+/// for is its own affair.
+fn lba_status(cdb: Cdb, blocks: u64) -> Result<Vec<u8>, Sense> {
+    let lba = cdb.number(2, 8);
+    if lba >= blocks {
+        return Err(Sense::LBA_OUT_OF_RANGE);
+    }
+    let count = u32::try_from(blocks - lba).unwrap_or(u32::MAX);
+    Ok([&20u32.to_be_bytes()[..], &[0; 4], &lba.to_be_bytes(), &count.to_be_bytes(), &[0; 4]].concat())
 }
 
 /// SBC-3 5.17, 5.18: empty lists, in the format that was asked for.

@@ -258,17 +258,24 @@ fn log(notice: &Notice) {
 }
 
 fn answer(site: &Site, Ask { question, reply }: Ask) {
-    let value = match &question {
-        Question::Status => serde_json::to_value(site.status(now())),
-        Question::Table { skip, limit } => serde_json::to_value(site.table(*skip, (*limit).min(ROWS_MAX))),
-        Question::Conflicts { after } => serde_json::to_value(site.conflicts(*after)),
-        Question::Map { volume } => match site.map(volume) {
-            Some(runs) => serde_json::to_value(runs),
-            None => return deliver(&reply, Answer::Error(format!("there is no volume \"{volume}\""))),
-        },
+    let said = match &question {
+        Question::Status => told(Ok(site.status(now()))),
+        Question::Table { skip, limit } => told(Ok(site.table(*skip, (*limit).min(ROWS_MAX)))),
+        Question::Conflicts { after } => told(Ok(site.conflicts(*after))),
+        Question::Map { volume, from } => {
+            let runs = site.map_from(volume, *from, ROWS_MAX);
+            told(runs.ok_or_else(|| format!("there is no volume \"{volume}\"")))
+        }
+        Question::Locks { volume } => told(site.locks(volume.as_deref())),
+        Question::Explain { volume, lba } => told(site.explain(volume.as_deref(), *lba)),
+        Question::Discards { after } => told(Ok(site.discards(*after))),
     };
-    let answer = value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
-    deliver(&reply, answer);
+    deliver(&reply, said);
+}
+
+fn told<T: serde::Serialize>(said: Result<T, String>) -> Answer {
+    let value = said.and_then(|value| serde_json::to_value(value).map_err(|error| error.to_string()));
+    value.map_or_else(Answer::Error, Answer::Ok)
 }
 
 fn deliver(reply: &std::sync::mpsc::SyncSender<Answer>, answer: Answer) {

@@ -148,7 +148,7 @@ fn make_journal(config: &Config, path: &Path) -> anyhow::Result<()> {
         name: volume.unit.name.clone(),
         lun: volume.unit.lun,
         blocks: volume.unit.blocks,
-        mode: volume.mode as u8,
+        mode: volume.rules.ordinal(),
     });
     let journal = getrandom::u64().context("the kernel gives no random bytes")? | 1;
     let identity = Identity { site: config.site, pair: site.pair, journal, volumes: volumes.collect() };

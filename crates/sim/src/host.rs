@@ -131,6 +131,11 @@ impl World {
                 Command::Fill { extent, .. } => format!("fill {extent}"),
                 Command::Unmap { extents } => format!("unmap {extents:?}"),
                 Command::Flush => "flush".to_owned(),
+                other @ (Command::CompareAndWrite { .. }
+                | Command::Check { .. }
+                | Command::Control { .. }
+                | Command::Inspect
+                | Command::Leave) => format!("{other:?}"),
             };
             let value = if let Deed::Write { value, .. } = &wish.deed { *value } else { 0 };
             format!("{site} task {} of {id} on vol{}: {what} value {value}", task.0, wish.volume)
@@ -172,6 +177,8 @@ impl World {
             let what = match &completion {
                 Completion::Data(_) => "data".to_owned(),
                 Completion::Done => "done".to_owned(),
+                Completion::Verdict(verdict) => verdict.to_string(),
+                Completion::Persistent(_) => "registrations".to_owned(),
                 Completion::Failed(failure) => format!("{failure:?}"),
             };
             format!("{site} task {} answered: {what}", task.0)
@@ -195,6 +202,9 @@ impl World {
             Completion::Failed(failure) => self.refused(index, failure),
             Completion::Data(pieces) => self.read_done(at, done, &pieces),
             Completion::Done => self.write_done(at, done),
+            Completion::Verdict(_) | Completion::Persistent(_) => {
+                self.violation("answers", format!("task {} gets an answer to another question", task.0));
+            }
         }
     }
 
@@ -214,6 +224,10 @@ impl World {
                 if !place.volume_failed && !place.journal_failed {
                     self.violation("answers", format!("{failure:?} although no disk failed"));
                 }
+                MS
+            }
+            Failure::Conflict | Failure::NotSupported => {
+                self.violation("answers", format!("{failure:?} where nobody reserved"));
                 MS
             }
             Failure::Stopped => 5 * MS,
@@ -278,7 +292,7 @@ impl World {
                 return self.violation("answers", "a read answered without data".to_owned());
             }
         };
-        match self.scenario.volumes[op.volume].mode {
+        match self.scenario.volumes[op.volume].rules.mode {
             Mode::Flush if flushes || self.fua[at] => {
                 let [a, b] = &mut self.orders;
                 let (own, peer) = if op.site == SiteId::A { (a, b) } else { (b, a) };
@@ -298,7 +312,7 @@ impl World {
     /// A sync volume is read only within the lease: something of the peer must have arrived within its length, less
     /// the round trip that the answered heartbeat took at least.
     fn judge_lease(&mut self, op: &Operation) {
-        if self.scenario.volumes[op.volume].mode != Mode::Sync {
+        if self.scenario.volumes[op.volume].rules.mode != Mode::Sync {
             return;
         }
         let place = &self.places[op.site.index()];
@@ -320,6 +334,8 @@ fn kind(completion: &Completion) -> u64 {
         Completion::Data(_) => 1,
         Completion::Done => 2,
         Completion::Failed(_) => 3,
+        Completion::Verdict(_) => 4,
+        Completion::Persistent(_) => 5,
     }
 }
 

@@ -16,7 +16,7 @@ pub fn create(disk: &mut SimDisk, config: &SiteConfig, random: &mut Random) -> R
         name: volume.unit.name.clone(),
         lun: volume.unit.lun,
         blocks: volume.unit.blocks,
-        mode: volume.mode as u8,
+        mode: volume.rules.ordinal(),
     });
     let identity = Identity {
         site: config.site,

@@ -228,7 +228,7 @@ impl World {
     /// Judges the history of every block of every sync volume.
     pub(crate) fn judge_history(&mut self) {
         for volume in 0..self.scenario.volumes.len() {
-            if self.scenario.volumes[volume].mode != Mode::Sync {
+            if self.scenario.volumes[volume].rules.mode != Mode::Sync {
                 continue;
             }
             for block in 0..self.scenario.volumes[volume].blocks {

@@ -164,7 +164,7 @@ fn config(id: SiteId, scenario: &Scenario) -> SiteConfig {
         portal: "127.0.0.1:3260".to_owned(),
         chap: None,
         volumes: volumes
-            .map(|(i, plan)| VolumeConfig { unit: unit(i, plan.blocks), mode: plan.mode })
+            .map(|(i, plan)| VolumeConfig { unit: unit(i, plan.blocks), rules: plan.rules })
             .collect(),
         hold_time: scenario.hold_time,
         hold_every: scenario.hold_every,

@@ -3,7 +3,7 @@
 use crate::fault::{FAULTS, Fault};
 use crate::random::Random;
 use crate::schedule::{MS, US};
-use biplex_site::{Mode, TableKind};
+use biplex_site::{Mode, Rules, TableKind};
 
 /// How faults end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,8 +73,8 @@ impl Slant {
 /// A volume of the run.
 #[derive(Clone, Debug)]
 pub struct VolumePlan {
-    /// When its writes complete.
-    pub mode: Mode,
+    /// When its commands complete, and what else both sites agree on.
+    pub rules: Rules,
     /// Its size in blocks.
     pub blocks: u64,
     /// Hosts mostly use the first so many blocks.
@@ -287,6 +287,10 @@ fn volumes(r: &mut Random) -> Vec<VolumePlan> {
         4 => &[Mode::Flush, Mode::Sync],
         _ => &[Mode::Sync, Mode::Async, Mode::Flush],
     };
-    let mut plan = |&mode| VolumePlan { mode, blocks: r.pick(&[64, 128, 256]), hot: r.pick(&[4, 8, 16, 24]) };
+    let mut plan = |&mode| VolumePlan {
+        rules: Rules::of(mode),
+        blocks: r.pick(&[64, 128, 256]),
+        hot: r.pick(&[4, 8, 16, 24]),
+    };
     modes.iter().map(&mut plan).collect()
 }

@@ -9,6 +9,7 @@
 pub mod api;
 mod destage;
 mod link;
+mod locks;
 mod read;
 mod site;
 pub mod status;
@@ -16,5 +17,5 @@ mod view;
 pub mod write;
 
 pub use api::*;
-pub use site::{Entropy, OpenError, Site, host_id};
+pub use site::{Entropy, OpenError, Site};
 pub use status::*;

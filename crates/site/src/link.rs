@@ -69,13 +69,16 @@ impl Site {
 
     pub(crate) fn tell_host(&mut self, name: &str) {
         let name = Bytes::copy_from_slice(name.as_bytes());
-        self.send(Message::Host { id: crate::host_id(&String::from_utf8_lossy(&name)).0, name });
+        self.send(Message::Host {
+            id: biplex_engine::HostId::of_name(&String::from_utf8_lossy(&name)).0,
+            name,
+        });
     }
 
     /// Remembers a host's name; the id is derived from it anew, so no peer can rename another host.
     pub(crate) fn learn_host(&mut self, name: String) {
         if self.host_names.len() < HOST_NAMES_MAX {
-            self.host_names.insert(crate::host_id(&name), name);
+            self.host_names.insert(biplex_engine::HostId::of_name(&name), name);
         }
     }
 

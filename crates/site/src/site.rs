@@ -7,7 +7,7 @@ use crate::read::Assembly;
 use biplex_engine::engine::{self, Engine, JournalPiece, OpId};
 use biplex_engine::message::VolumeGeometry;
 use biplex_engine::mutant::{Mutant, planted};
-use biplex_engine::reserve::Reservations;
+use biplex_engine::reserve::{Effect, Reservations};
 use biplex_engine::{Body, Extent, HostId, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::{Chap, Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig};
@@ -80,7 +80,7 @@ pub struct Site {
     next_ticket: u64,
     pub(crate) destager: Option<Destager>,
     pub(crate) lives: BTreeMap<VolumeId, VolumeLife>,
-    pub(crate) hosts: BTreeMap<u64, HostLife>,
+    pub(crate) hosts: BTreeMap<Nexus, HostLife>,
     /// Names of hosts of either site, for showing.
     pub(crate) host_names: BTreeMap<HostId, String>,
     pub(crate) alarms: VecDeque<String>,
@@ -89,15 +89,6 @@ pub struct Site {
     drained: bool,
     halted: bool,
     pub(crate) out: Vec<Action>,
-}
-
-/// The id of a host in records and tables: a hash of its initiator name, the same at both sites (E1.2).
-pub fn host_id(name: &str) -> HostId {
-    // FNV-1a, 64 bits.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    HostId(hash)
 }
 
 impl Site {
@@ -187,6 +178,10 @@ impl Site {
                 site.engine.held_entries()
             ),
         );
+        for volume in site.config.volumes.iter().map(|volume| volume.unit.volume).collect::<Vec<_>>() {
+            let modes = site.engine.reservations(volume).map(|table| table.modes()).unwrap_or_default();
+            site.target.apply_effect(volume, &Effect::Modes(modes));
+        }
         site.settle(now);
         Ok(site)
     }
@@ -287,7 +282,7 @@ impl Site {
                 self.judge(now, volume, stamp, compare, pieces);
             }
             engine::Action::Persistent { op, view } => self.answer(now, op, Completion::Persistent(view)),
-            engine::Action::Effect { .. } => {}
+            engine::Action::Effect { volume, effect } => self.target.apply_effect(volume, &effect),
             engine::Action::SaveReservations(all) => self.save_reservations(&all),
             engine::Action::Checkpoint => self.journal.request_group(),
             engine::Action::Notice { severity, text } => self.notice(severity, text),
@@ -298,9 +293,12 @@ impl Site {
         match action {
             TargetAction::Send { conn, bytes } => self.out.push(Action::HostSend { conn, bytes }),
             TargetAction::Close { conn } => self.out.push(Action::HostClose { conn }),
-            TargetAction::Command { task, nexus, initiator, command } => {
-                let nexus = Nexus { host: host_id(&initiator), isid: nexus.0, site: self.config.site };
+            TargetAction::Command { task, nexus, command } => {
                 self.command(now, Asker::Host(task), nexus, command.volume, command.command);
+            }
+            TargetAction::Leave { task, nexus } => {
+                let op = self.new_op(Asker::Host(task));
+                self.engine.handle_leave(now, op, nexus);
             }
             TargetAction::Abandon { task } => {
                 if let Some(op) = self.host_ops.get(&task) {
@@ -309,7 +307,7 @@ impl Site {
             }
             TargetAction::LoggedIn { nexus, initiator, remote } => {
                 self.notice(Severity::Info, format!("host {initiator} logged in from {remote}"));
-                self.hosts.insert(nexus.0, HostLife { name: initiator.to_string(), remote });
+                self.hosts.insert(nexus, HostLife { name: initiator.to_string(), remote });
                 self.learn_host(initiator.to_string());
                 if self.engine.link_view().accepted {
                     self.tell_host(&initiator);
@@ -317,7 +315,8 @@ impl Site {
             }
             TargetAction::LoggedOut { nexus, initiator } => {
                 self.notice(Severity::Info, format!("host {initiator} left"));
-                self.hosts.remove(&nexus.0);
+                self.hosts.remove(&nexus);
+                self.engine.handle_nexus_lost(now, nexus);
             }
             TargetAction::Refused { why, .. } => {
                 self.notice(Severity::Warning, format!("host refused: {why}"))

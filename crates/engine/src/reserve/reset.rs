@@ -108,7 +108,6 @@ impl Reservations {
         if !self.state.aptpl || planted(Mutant::LoseAptpl) {
             self.state.registrations.clear();
             self.state.persistent = None;
-            self.state.aptpl = false;
         }
         self.state.generation = 0;
         self.change_modes(ModeBits::default(), effects);

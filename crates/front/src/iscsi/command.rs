@@ -429,8 +429,7 @@ impl Session {
                 self.respond(out, &order, &reply);
             }
             (Step::Ask { command, pending }, Some(nexus)) => {
-                let initiator = self.initiator.clone();
-                let task = shared.order(self.conn, order.itt, nexus, initiator, command, pending);
+                let task = shared.order(self.conn, order.itt, nexus, command, pending);
                 self.running.insert(order.itt, Running { task, order });
             }
             (Step::Ask { .. }, None) => self.shut(&order),

@@ -20,7 +20,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 mod cdb;
 
-pub use cdb::{inquiry, lun, read_capacity16, read16, synchronize_cache16, test_unit_ready, write16};
+pub use cdb::{
+    compare_and_write, extent_element, inquiry, lun, persistent_parameters, persistent_reserve_in,
+    persistent_reserve_out, read_capacity16, read16, release6, release6_extents, reserve6, reserve6_extents,
+    synchronize_cache16, test_unit_ready, write16,
+};
 
 /// Who logs in, where, and with what wishes.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Task management (RFC 7143 §11.5, §11.6; SAM-5 7).
 //!
 //! Must never answer while a task that it aborted can still change the volume: the response waits for the
-//! site to let go of such tasks, within a bound. Invariant: an aborted task gets no response (TAS is 0), a
+//! site to let go of such tasks, or for both sites to have executed the reset, within a bound. Invariant: an aborted task gets no response (TAS is 0), a
 //! half-received write that was aborted never reaches the device.
 
 use super::framing::Outbox;
@@ -185,8 +185,14 @@ impl Shared {
         if management.remaining > 0 {
             return None;
         }
+        self.give_up(waiter)
+    }
+
+    /// Forgets a function that waits; the function.
+    pub(super) fn give_up(&mut self, waiter: u64) -> Option<Management> {
+        let management = self.managements.remove(&waiter)?;
         self.timers.remove(&(management.deadline, Timer::Management(waiter)));
-        self.managements.remove(&waiter)
+        Some(management)
     }
 }
 

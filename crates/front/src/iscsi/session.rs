@@ -16,7 +16,8 @@ use super::pdu::{
 use super::shared::Shared;
 use super::target::TargetAction;
 use super::text::Parameters;
-use crate::{ConnId, NexusId};
+use crate::ConnId;
+use biplex_engine::Nexus;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub(super) struct Numbers {
 pub(super) struct Session {
     pub(super) conn: ConnId,
     /// `None` in a discovery session.
-    pub(super) nexus: Option<NexusId>,
+    pub(super) nexus: Option<Nexus>,
     pub(super) initiator: Arc<str>,
     pub(super) isid: [u8; 6],
     pub(super) tsih: u16,
@@ -72,6 +73,8 @@ pub(super) struct Session {
     congested: bool,
     ping: Option<u32>,
     transfer_tag_last: u32,
+    /// The tag of a logout that is answered when what the nexus reserved is released.
+    leaving: Option<u32>,
 }
 
 impl Session {
@@ -107,11 +110,15 @@ impl Session {
             congested: false,
             ping: None,
             transfer_tag_last: 0,
+            leaving: None,
         }
     }
 
     /// Handles one PDU.
     pub(super) fn handle(&mut self, shared: &mut Shared, out: &mut Outbox, pdu: &Pdu, now: u64) -> Next {
+        if self.leaving.is_some() {
+            return Next::Continue; // nothing follows a logout (§11.14)
+        }
         match pdu.opcode() {
             opcode::DATA_OUT if self.nexus.is_some() => return self.handle_data_out(shared, out, pdu, now),
             opcode::SNACK => {
@@ -147,7 +154,7 @@ impl Session {
         match pdu.opcode() {
             opcode::NOP_OUT => self.handle_nop(out, pdu),
             opcode::TEXT => self.handle_text(shared, out, pdu),
-            opcode::LOGOUT => self.handle_logout(out, pdu),
+            opcode::LOGOUT => self.handle_logout(shared, out, pdu),
             opcode::COMMAND if self.nexus.is_some() => self.handle_command(shared, out, pdu, now),
             opcode::MANAGEMENT if self.nexus.is_some() => self.handle_management(shared, out, pdu, now),
             _ => {
@@ -263,8 +270,9 @@ impl Session {
         out.push(&header, &[]);
     }
 
-    /// Logout Request (§11.14).
-    fn handle_logout(&mut self, out: &mut Outbox, pdu: &Pdu) -> Next {
+    /// Logout Request (§11.14). What the nexus reserved is released at both sites before the answer: another host may
+    /// reserve as soon as it hears of it.
+    fn handle_logout(&mut self, shared: &mut Shared, out: &mut Outbox, pdu: &Pdu) -> Next {
         let request: &LogoutRequest = pdu.view();
         let response = match request.flags & 0x7f {
             0 => 0,
@@ -276,12 +284,35 @@ impl Session {
                 return Next::Continue;
             }
         };
+        let itt = request.itt.get();
+        match self.nexus.filter(|_| response == 0) {
+            Some(nexus) => {
+                self.leaving = Some(itt);
+                self.abort_all(shared, None, None);
+                shared.order_leave(self.conn, nexus);
+                Next::Continue
+            }
+            None => {
+                self.answer_logout(out, itt, response);
+                if response == 0 { Next::Close(None) } else { Next::Continue }
+            }
+        }
+    }
+
+    /// What the nexus reserved is released: the logout is answered. The connection is to be closed then.
+    pub(super) fn handle_left(&mut self, out: &mut Outbox) {
+        if let Some(itt) = self.leaving {
+            self.answer_logout(out, itt, 0);
+        }
+    }
+
+    fn answer_logout(&mut self, out: &mut Outbox, itt: u32, response: u8) {
         let numbers = self.status_numbers();
         let header = LogoutResponse {
             opcode: opcode::LOGOUT_RESPONSE,
             flags: FINAL,
             response,
-            itt: request.itt,
+            itt: itt.into(),
             stat_sn: numbers.stat_sn.into(),
             exp_cmd_sn: numbers.exp_cmd_sn.into(),
             max_cmd_sn: numbers.max_cmd_sn.into(),
@@ -289,7 +320,6 @@ impl Session {
             ..LogoutResponse::default()
         };
         out.push(&header, &[]);
-        if response == 0 { Next::Close(None) } else { Next::Continue }
     }
 
     /// Asks the host to log out within `seconds` (Async Message 1, §11.9.1).

@@ -6,19 +6,25 @@
 use super::Entropy;
 use super::target::{TargetAction, TargetConfig};
 use crate::scsi::{Device, Pending};
-use crate::{ConnId, NexusId, TaskId, VolumeCommand};
+use crate::{Command, ConnId, TaskId, VolumeCommand};
+use biplex_engine::reserve::Request;
+use biplex_engine::{Nexus, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 /// Whom a site's answer is for.
 pub(super) enum Owed {
     /// A command that its host waits for.
     Live { conn: ConnId, itt: u32, pending: Pending },
+    /// A reset of one unit, which a task management function waits for.
+    Reset { waiter: u64 },
+    /// What a session that logs out has reserved is released then.
+    Leave { conn: ConnId },
     /// The task was aborted meanwhile: the answer is dropped, but a task management function may wait for it.
     Aborted { waiter: Option<u64> },
 }
 
-/// A task management function that is answered once the tasks that it aborted have left the site.
+/// A task management function that is answered once the tasks that it aborted have left the site, or once the resets
+/// that it is made of are executed at both sites.
 pub(super) struct Management {
     pub conn: ConnId,
     pub itt: u32,
@@ -46,7 +52,6 @@ pub(super) struct Shared {
     pub managements: BTreeMap<u64, Management>,
     pub timers: BTreeSet<(u64, Timer)>,
     task_last: u64,
-    nexus_last: u64,
     management_last: u64,
 }
 
@@ -61,7 +66,6 @@ impl Shared {
             managements: BTreeMap::new(),
             timers: BTreeSet::new(),
             task_last: 0,
-            nexus_last: 0,
             management_last: 0,
         }
     }
@@ -71,15 +75,32 @@ impl Shared {
         &mut self,
         conn: ConnId,
         itt: u32,
-        nexus: NexusId,
-        initiator: Arc<str>,
+        nexus: Nexus,
         command: VolumeCommand,
         pending: Pending,
     ) -> TaskId {
+        let task = self.owe(Owed::Live { conn, itt, pending });
+        self.actions.push_back(TargetAction::Command { task, nexus, command });
+        task
+    }
+
+    /// Orders a unit to be reset, at both sites; `waiter` hears of the end.
+    pub(super) fn order_reset(&mut self, waiter: u64, nexus: Nexus, volume: VolumeId, request: Request) {
+        let task = self.owe(Owed::Reset { waiter });
+        let command = VolumeCommand { volume, command: Command::Control { request } };
+        self.actions.push_back(TargetAction::Command { task, nexus, command });
+    }
+
+    /// Asks for what this nexus reserved to be released, before its logout is answered.
+    pub(super) fn order_leave(&mut self, conn: ConnId, nexus: Nexus) {
+        let task = self.owe(Owed::Leave { conn });
+        self.actions.push_back(TargetAction::Leave { task, nexus });
+    }
+
+    fn owe(&mut self, owed: Owed) -> TaskId {
         self.task_last += 1;
         let task = TaskId(self.task_last);
-        self.tasks.insert(task, Owed::Live { conn, itt, pending });
-        self.actions.push_back(TargetAction::Command { task, nexus, initiator, command });
+        self.tasks.insert(task, owed);
         task
     }
 
@@ -87,11 +108,6 @@ impl Shared {
     pub(super) fn disown(&mut self, task: TaskId, waiter: Option<u64>) {
         self.tasks.insert(task, Owed::Aborted { waiter });
         self.actions.push_back(TargetAction::Abandon { task });
-    }
-
-    pub(super) fn new_nexus(&mut self) -> NexusId {
-        self.nexus_last += 1;
-        NexusId(self.nexus_last)
     }
 
     pub(super) fn new_management(&mut self) -> u64 {

@@ -18,9 +18,10 @@ use super::pdu::{LoginRequest, LoginResponse, Pdu, opcode};
 use super::session::{Next, Session};
 use super::shared::{Management, Owed, Shared, Timer};
 use super::text::RECEIVE_DEFAULT;
-use crate::scsi::{Device, NexusIdentity};
-use crate::{Completion, ConnId, NexusId, TaskId, VolumeCommand};
-use biplex_engine::Now;
+use crate::scsi::Device;
+use crate::{Completion, ConnId, TaskId, VolumeCommand};
+use biplex_engine::reserve::{self, Effect, Request, Verdict};
+use biplex_engine::{Nexus, Now, VolumeId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -84,16 +85,22 @@ pub enum TargetAction {
         /// Names the answer.
         task: TaskId,
         /// Whose command it is.
-        nexus: NexusId,
-        /// The initiator's name.
-        initiator: Arc<str>,
+        nexus: Nexus,
         /// The command.
         command: VolumeCommand,
+    },
+    /// A nexus is about to end: what it reserved is to be released at both sites.
+    /// [`Target::handle_completion`] is owed, as for a command.
+    Leave {
+        /// Names the answer.
+        task: TaskId,
+        /// Which.
+        nexus: Nexus,
     },
     /// A session began.
     LoggedIn {
         /// The session's nexus.
-        nexus: NexusId,
+        nexus: Nexus,
         /// The initiator's name.
         initiator: Arc<str>,
         /// Where it comes from.
@@ -102,7 +109,7 @@ pub enum TargetAction {
     /// A session ended, for whatever reason.
     LoggedOut {
         /// The session's nexus.
-        nexus: NexusId,
+        nexus: Nexus,
         /// The initiator's name.
         initiator: Arc<str>,
     },
@@ -119,7 +126,7 @@ pub enum TargetAction {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionView {
     /// The nexus.
-    pub nexus: NexusId,
+    pub nexus: Nexus,
     /// The initiator's name.
     pub initiator: String,
     /// The initiator's session id (RFC 7143 §11.12.5).
@@ -267,6 +274,8 @@ impl Target {
                     self.end_management(&management, COMPLETE);
                 }
             }
+            Some(Owed::Reset { waiter }) => self.handle_reset_done(waiter, &completion),
+            Some(Owed::Leave { conn }) => self.handle_left(conn),
             Some(Owed::Aborted { waiter: None }) => {}
             None => debug_assert!(false, "an answer to {task:?}, which is not owed"),
         }
@@ -403,7 +412,8 @@ impl Target {
         let tsih = self.new_tsih();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Phase::Login(login) = &mut connection.phase else { return };
-        let initiator: Arc<str> = std::mem::take(&mut login.initiator).into();
+        // Names are the same whatever their case (RFC 7143 4.2.7.2).
+        let initiator: Arc<str> = login.initiator.to_lowercase().into();
         let (isid, discovery) = (login.isid, login.discovery);
         let mut session = Session::new(
             conn,
@@ -421,10 +431,9 @@ impl Target {
             self.close(old, None); // session reinstatement
         }
         if !discovery {
-            let nexus = self.shared.new_nexus();
+            let nexus = self.shared.device.nexus(&initiator, isid);
             session.nexus = Some(nexus);
-            let identity = NexusIdentity { initiator: initiator.to_string(), isid };
-            self.shared.device.attach(nexus, identity);
+            self.shared.device.attach(nexus, initiator.clone());
             self.ports.insert((initiator.clone(), isid), conn);
             let remote =
                 self.connections.get(&conn).map(|connection| connection.remote.clone()).unwrap_or_default();
@@ -479,48 +488,81 @@ impl Target {
         self.touch(conn);
     }
 
-    /// Carries out a reset that reaches all sessions (§11.5.1).
+    /// A reset that reaches all sessions, at both sites (§11.5.1): it is a request in the order of everything, and is
+    /// answered when both have executed it ([`Target::apply_effect`]).
     fn reset(&mut self, now: Now, conn: ConnId, reset: Reset) {
         let Reset { kind, lun, itt } = reset;
-        let of_unit = match kind {
-            ResetKind::ClearTaskSet | ResetKind::Unit => Some(lun),
-            ResetKind::TargetWarm | ResetKind::TargetCold => None,
+        let device = &self.shared.device;
+        let (function, volumes) = match kind {
+            ResetKind::ClearTaskSet => (reserve::Reset::TaskSet, device.volume(lun).into_iter().collect()),
+            ResetKind::Unit => (reserve::Reset::Unit, device.volume(lun).into_iter().collect()),
+            ResetKind::TargetWarm => (reserve::Reset::TargetWarm, device.volumes()),
+            ResetKind::TargetCold => (reserve::Reset::TargetCold, device.volumes()),
         };
         let cold = kind == ResetKind::TargetCold;
-        let mut management = Management { conn, itt, remaining: 0, deadline: now.mono, cold };
-        if of_unit.is_some_and(|lun| !self.shared.device.has_unit(lun)) {
-            management.cold = false;
-            return self.end_management(&management, NO_UNIT);
-        }
-        let waiter = self.shared.new_management();
-        let mut by = None;
-        for (of, connection) in &mut self.connections {
-            let Phase::Session(session) = &mut connection.phase else { continue };
-            management.remaining += session.abort_all(&mut self.shared, of_unit, Some(waiter));
-            session.grant(&mut connection.out);
-            if *of == conn {
-                by = session.nexus;
+        let management = Management { conn, itt, remaining: volumes.len(), deadline: now.mono, cold };
+        let by = match self.connections.get_mut(&conn) {
+            Some(Connection { phase: Phase::Session(session), out, .. }) if !volumes.is_empty() => {
+                // The host that asks waits for none of its own any more; the others' are dropped when it is executed.
+                let of_unit = matches!(kind, ResetKind::ClearTaskSet | ResetKind::Unit).then_some(lun);
+                session.abort_all(&mut self.shared, of_unit, None);
+                session.grant(out);
+                session.nexus
             }
-        }
-        let device = &mut self.shared.device;
-        let there = match (kind, by) {
-            (ResetKind::ClearTaskSet, Some(by)) => device.clear_task_set(lun, by),
-            (ResetKind::Unit, _) => device.reset_unit(lun),
-            (ResetKind::ClearTaskSet, None) => true,
-            (ResetKind::TargetWarm | ResetKind::TargetCold, _) => {
-                device.reset_target(cold);
-                true
-            }
+            Some(_) | None => None,
         };
-        debug_assert!(there, "the unit was there a moment ago");
-        if management.remaining == 0 {
-            self.end_management(&management, COMPLETE);
-        } else {
-            self.shared.wait(waiter, management);
+        let Some(by) = by.filter(|_| !volumes.is_empty()) else {
+            return self.end_management(&Management { cold: false, ..management }, NO_UNIT);
+        };
+        let waiter = self.shared.new_management();
+        for volume in volumes {
+            self.shared.order_reset(waiter, by, volume, Request::Reset(function));
+        }
+        self.shared.wait(waiter, management);
+    }
+
+    /// One unit's share of a reset ended.
+    fn handle_reset_done(&mut self, waiter: u64, completion: &Completion) {
+        if *completion == Completion::Verdict(Verdict::Done) {
+            if let Some(management) = self.shared.count_down(waiter) {
+                self.end_management(&management, COMPLETE);
+            }
+        } else if let Some(management) = self.shared.give_up(waiter) {
+            self.end_management(&Management { cold: false, ..management }, REJECTED);
+        }
+    }
+
+    /// What a session that logs out had reserved is released, or will be.
+    fn handle_left(&mut self, conn: ConnId) {
+        if let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
+        {
+            session.handle_left(out);
+            self.close(conn, None);
+        }
+    }
+
+    /// What follows for the hosts of this site from a request that both sites execute.
+    pub fn apply_effect(&mut self, volume: VolumeId, effect: &Effect) {
+        self.shared.device.apply_effect(volume, effect);
+        let whose = match effect {
+            Effect::Abort(nexus) => Some(*nexus),
+            Effect::AbortAll => None,
+            Effect::Attend(..) | Effect::AttendAll { .. } | Effect::Modes(_) => return,
+        };
+        let Some(lun) = self.shared.device.lun(volume) else { return };
+        let mut touched = Vec::new();
+        for (conn, connection) in &mut self.connections {
+            let Phase::Session(session) = &mut connection.phase else { continue };
+            if session.nexus.is_none() || whose.is_some_and(|nexus| session.nexus != Some(nexus)) {
+                continue;
+            }
+            // Nobody waits for them: what was let in has its place in the order before this, the rest never happens.
+            session.abort_all(&mut self.shared, Some(lun), None);
+            session.grant(&mut connection.out);
+            touched.push(*conn);
         }
         // Sessions that got their place in the window back, or an R2T.
-        let all: Vec<ConnId> = self.connections.keys().copied().collect();
-        all.into_iter().for_each(|conn| self.touch(conn));
+        touched.into_iter().for_each(|conn| self.touch(conn));
     }
 
     /// Answers a task management function.

@@ -56,6 +56,8 @@ pub(super) enum Request {
     Flush,
     /// WRITE SAME; `has_data` unless NDOB.
     WriteSame { extent: Extent, unmap: bool, has_data: bool },
+    /// COMPARE AND WRITE.
+    Swap { extent: Option<Extent> },
     /// UNMAP, with a parameter list of so many bytes.
     Unmap { list_bytes: u64 },
 }
@@ -67,6 +69,8 @@ pub(super) enum Task {
     Read { bytes: u64 },
     /// For the order to be carried out.
     Order,
+    /// For a COMPARE AND WRITE to be judged.
+    Swap,
     /// For a write, which is then read back.
     WriteBeforeVerify(Verification),
     /// For a piece of what is to be verified.
@@ -127,6 +131,10 @@ impl Request {
                 let has_data = !(length == 16 && cdb.bit(1, 0x01));
                 Ok(Request::WriteSame { extent, unmap: cdb.bit(1, 0x08), has_data })
             }
+            Operation::CompareAndWrite => {
+                let range = Range { lba: cdb.number(2, 8), blocks: cdb.number(13, 1) };
+                on_unit(range, blocks).map(|extent| Request::Swap { extent })
+            }
             Operation::Unmap => Ok(Request::Unmap { list_bytes: cdb.number(7, 2) }),
             Operation::TestUnitReady
             | Operation::RequestSense
@@ -141,7 +149,12 @@ impl Request {
             | Operation::ReportLuns
             | Operation::ReportGroups
             | Operation::ReportOpcodes
-            | Operation::ReportTaskManagement => Err(Sense::INVALID_OPCODE),
+            | Operation::ReportTaskManagement
+            | Operation::Reserve
+            | Operation::Release
+            | Operation::PersistentIn
+            | Operation::PersistentOut
+            | Operation::LbaStatus => Err(Sense::INVALID_OPCODE),
         }
     }
 
@@ -158,6 +171,7 @@ impl Request {
                 Against::Bytes => Transfer::Out(bytes(extent)),
                 Against::OneBlock => Transfer::Out(if extent.is_some() { BLOCK_BYTES } else { 0 }),
             },
+            Request::Swap { extent } => Transfer::Out(2 * bytes(extent)),
             Request::WriteSame { has_data, .. } if *has_data => Transfer::Out(BLOCK_BYTES),
             Request::Prefetch | Request::Flush | Request::WriteSame { .. } => Transfer::None,
             Request::Unmap { list_bytes } => Transfer::Out(*list_bytes),
@@ -208,6 +222,14 @@ impl Request {
                 };
                 Ok(Outcome::Ask(command, Task::Order))
             }
+            // SBC-3 5.2: the data is what is compared, then what is written, both for every block.
+            Request::Swap { extent: None } => Ok(Outcome::Good),
+            Request::Swap { extent: Some(extent) } if data.len() as u64 == 2 * extent.bytes() => {
+                let (compare, data) =
+                    (data.slice(..extent.bytes() as usize), data.slice(extent.bytes() as usize..));
+                Ok(Outcome::Ask(Command::CompareAndWrite { extent, compare, data }, Task::Swap))
+            }
+            Request::Swap { .. } => Err(Sense::field_in_cdb(13, None)),
             Request::Unmap { list_bytes } => unmap(list_bytes, &data, blocks),
         }
     }
@@ -308,7 +330,7 @@ impl Task {
             }
             // The site answered something else than it was asked. The host's data is not at stake: say so.
             (
-                Task::Read { .. } | Task::Order | Task::WriteBeforeVerify(_) | Task::Verify(_),
+                Task::Read { .. } | Task::Order | Task::Swap | Task::WriteBeforeVerify(_) | Task::Verify(_),
                 Completion::Data(_)
                 | Completion::Done
                 | Completion::Verdict(_)

@@ -36,6 +36,11 @@ impl<'a> Cdb<'a> {
         (at..at + width).fold(0, |number, at| number << 8 | u64::from(self.byte(at)))
     }
 
+    /// All of it, for a command that is gone on with later.
+    pub fn to_vec(self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+
     pub fn opcode(self) -> u8 {
         self.byte(0)
     }

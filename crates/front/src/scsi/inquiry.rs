@@ -116,7 +116,7 @@ fn extended_inquiry() -> Vec<u8> {
 fn block_limits() -> Vec<u8> {
     let mut body = Vec::with_capacity(60);
     body.push(0x01); // WSNZ: WRITE SAME of zero blocks, easily meant as nothing, does not mean all
-    body.push(0); // MAXIMUM COMPARE AND WRITE LENGTH: with E4.1
+    body.push(0xff); // MAXIMUM COMPARE AND WRITE LENGTH
     body.extend_from_slice(&(1u16 << PHYSICAL_EXPONENT).to_be_bytes()); // optimal transfer granularity
     body.extend_from_slice(&(MAX_TRANSFER_BLOCKS as u32).to_be_bytes());
     body.extend_from_slice(&2048u32.to_be_bytes()); // optimal transfer length: 1 MiB
@@ -217,7 +217,7 @@ mod tests {
     fn limits_and_provisioning_are_spelt_as_sbc_says() {
         assert_eq!(page(0x80, SiteId::A), b"\0\x80\0\x04AB12");
         let limits = page(0xb0, SiteId::A);
-        assert_eq!(limits[..8], [0, 0xb0, 0, 0x3c, 1, 0, 0, 8]);
+        assert_eq!(limits[..8], [0, 0xb0, 0, 0x3c, 1, 0xff, 0, 8]);
         assert_eq!(limits[8..20], [0, 0, 0x20, 0, 0, 0, 8, 0, 0, 0, 0, 0]);
         assert_eq!(limits[20..36], [0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0x80, 0, 0, 0]);
         assert_eq!(limits[36..44], [0, 0, 0, 0, 0, 0, 0x80, 0]);

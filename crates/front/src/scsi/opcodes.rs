@@ -8,20 +8,7 @@
 
 use super::cdb::Cdb;
 use super::sense::Sense;
-
-/// What a command does to the medium: what reservations and write protection will be judged by (SPC-4 5.9.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Access {
-    /// Neither reads nor changes the medium.
-    None,
-    /// Returns the medium's bytes, or what depends on them.
-    Read,
-    /// Changes the medium.
-    Write,
-    /// Changes or tries the unit, but not the medium's bytes. To reservations it is a write, to SWP it is
-    /// not.
-    Control,
-}
+use biplex_engine::reserve::Access;
 
 /// The command of a row, whatever its CDB's length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +35,14 @@ pub(super) enum Operation {
     ReportGroups,
     ReportOpcodes,
     ReportTaskManagement,
+    /// RESERVE(6), RESERVE(10).
+    Reserve,
+    /// RELEASE(6), RELEASE(10).
+    Release,
+    PersistentIn,
+    PersistentOut,
+    CompareAndWrite,
+    LbaStatus,
 }
 
 /// One command that a unit supports.
@@ -56,6 +51,7 @@ pub(super) struct Row {
     pub opcode: u8,
     pub service_action: Option<u8>,
     pub operation: Operation,
+    /// What reservations ask of it. RESERVE, RELEASE and PERSISTENT RESERVE are judged when they are executed.
     pub access: Access,
     /// Usage mask of the CDB's bytes 1 and up, up to and with the control byte; without the service action.
     usage: &'static [u8],
@@ -91,25 +87,27 @@ const fn action(
     opcode: u8,
     service_action: u8,
     operation: Operation,
+    access: Access,
     usage: &'static [u8],
     ignored: &'static [(usize, u8)],
 ) -> Row {
-    Row { opcode, service_action: Some(service_action), operation, access: Access::None, usage, ignored }
+    Row { opcode, service_action: Some(service_action), operation, access, usage, ignored }
 }
 
-/// Every supported command, ascending by operation code and service action. RESERVE, RELEASE, PERSISTENT
-/// RESERVE and COMPARE AND WRITE get their rows with E3 and E4.1.
+/// Every supported command, ascending by operation code and service action.
 pub(super) const ROWS: &[Row] = &[
-    row(0x00, Operation::TestUnitReady, Access::None, &[0, 0, 0, 0, 0], &[]),
-    row(0x03, Operation::RequestSense, Access::None, &[0x01, 0, 0, A, 0], &[]),
+    row(0x00, Operation::TestUnitReady, Access::Look, &[0, 0, 0, 0, 0], &[]),
+    row(0x03, Operation::RequestSense, Access::Exempt, &[0x01, 0, 0, A, 0], &[]),
     row(0x08, Operation::Read, Access::Read, &[0x1f, A, A, A, 0], &[]),
     row(0x0a, Operation::Write, Access::Write, &[0x1f, A, A, A, 0], &[]),
-    row(0x12, Operation::Inquiry, Access::None, &[0x01, A, A, A, 0], &[]),
+    row(0x12, Operation::Inquiry, Access::Exempt, &[0x01, A, A, A, 0], &[]),
     row(0x15, Operation::ModeSelect, Access::Control, &[0x11, 0, 0, A, 0], &[]),
+    row(0x16, Operation::Reserve, Access::Exempt, &[0x01, A, A, A, 0], &[]),
+    row(0x17, Operation::Release, Access::Exempt, &[0x01, A, 0, 0, 0], &[]),
     row(0x1a, Operation::ModeSense, Access::Read, &[0x08, A, A, A, 0], &[]),
     row(0x1b, Operation::StartStop, Access::Control, &[0x01, 0, 0, 0x05, 0], &[]),
     row(0x1d, Operation::SendDiagnostic, Access::Control, &[0x17, 0, 0, 0, 0], &[]),
-    row(0x25, Operation::ReadCapacity10, Access::None, &[0, 0, 0, 0, 0, 0, 0, 0, 0], OLD_CAPACITY_BITS),
+    row(0x25, Operation::ReadCapacity10, Access::Exempt, &[0, 0, 0, 0, 0, 0, 0, 0, 0], OLD_CAPACITY_BITS),
     row(0x28, Operation::Read, Access::Read, &[0x18, A, A, A, A, 0, A, A, 0], OLD_MEDIA_BITS),
     row(0x2a, Operation::Write, Access::Write, &[0x18, A, A, A, A, 0, A, A, 0], OLD_MEDIA_BITS),
     row(0x2e, Operation::WriteVerify, Access::Write, &[0x12, A, A, A, A, 0, A, A, 0], OLD_RELADR),
@@ -120,8 +118,29 @@ pub(super) const ROWS: &[Row] = &[
     row(0x41, Operation::WriteSame, Access::Write, &[0x08, A, A, A, A, 0, A, A, 0], &[]),
     row(0x42, Operation::Unmap, Access::Write, &[0, 0, 0, 0, 0, 0, A, A, 0], &[]),
     row(0x55, Operation::ModeSelect, Access::Control, &[0x11, 0, 0, 0, 0, 0, A, A, 0], &[]),
+    row(0x56, Operation::Reserve, Access::Exempt, &[0x13, A, A, 0, 0, 0, A, A, 0], &[]),
+    row(0x57, Operation::Release, Access::Exempt, &[0x13, A, A, 0, 0, 0, A, A, 0], &[]),
     row(0x5a, Operation::ModeSense, Access::Read, &[0x18, A, A, 0, 0, 0, A, A, 0], &[]),
+    action(0x5e, 0x00, Operation::PersistentIn, Access::Exempt, PERSISTENT_IN, &[]),
+    action(0x5e, 0x01, Operation::PersistentIn, Access::Exempt, PERSISTENT_IN, &[]),
+    action(0x5e, 0x02, Operation::PersistentIn, Access::Exempt, PERSISTENT_IN, &[]),
+    action(0x5e, 0x03, Operation::PersistentIn, Access::Exempt, PERSISTENT_IN, &[]),
+    action(0x5f, 0x00, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x01, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x02, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x03, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x04, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x05, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x06, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
+    action(0x5f, 0x07, Operation::PersistentOut, Access::Exempt, PERSISTENT_OUT, &[]),
     row(0x88, Operation::Read, Access::Read, MEDIA_16, OLD_MEDIA_BITS),
+    row(
+        0x89,
+        Operation::CompareAndWrite,
+        Access::Write,
+        &[0x18, A, A, A, A, A, A, A, A, 0, 0, 0, A, 0, 0],
+        &[(1, 0x02)],
+    ),
     row(0x8a, Operation::Write, Access::Write, MEDIA_16, OLD_MEDIA_BITS),
     row(0x8e, Operation::WriteVerify, Access::Write, WRITE_VERIFY_16, OLD_RELADR),
     row(0x8f, Operation::Verify, Access::Read, VERIFY_16, OLD_RELADR),
@@ -132,13 +151,29 @@ pub(super) const ROWS: &[Row] = &[
         0x9e,
         0x10,
         Operation::ReadCapacity16,
+        Access::Exempt,
         &[0, 0, 0, 0, 0, 0, 0, 0, 0, A, A, A, A, 0, 0],
         OLD_CAPACITY16_BITS,
     ),
-    row(0xa0, Operation::ReportLuns, Access::None, &[0, A, 0, 0, 0, A, A, A, A, 0, 0], &[]),
-    action(0xa3, 0x0a, Operation::ReportGroups, &[0xe0, 0, 0, 0, 0, A, A, A, A, 0, 0], &[]),
-    action(0xa3, 0x0c, Operation::ReportOpcodes, &[0, 0x87, A, A, A, A, A, A, A, 0, 0], &[]),
-    action(0xa3, 0x0d, Operation::ReportTaskManagement, &[0, 0x80, 0, 0, 0, A, A, A, A, 0, 0], &[]),
+    action(
+        0x9e,
+        0x12,
+        Operation::LbaStatus,
+        Access::Read,
+        &[0, A, A, A, A, A, A, A, A, A, A, A, A, 0, 0],
+        &[],
+    ),
+    row(0xa0, Operation::ReportLuns, Access::Exempt, &[0, A, 0, 0, 0, A, A, A, A, 0, 0], &[]),
+    action(0xa3, 0x0a, Operation::ReportGroups, Access::Exempt, &[0xe0, 0, 0, 0, 0, A, A, A, A, 0, 0], &[]),
+    action(0xa3, 0x0c, Operation::ReportOpcodes, Access::Read, &[0, 0x87, A, A, A, A, A, A, A, 0, 0], &[]),
+    action(
+        0xa3,
+        0x0d,
+        Operation::ReportTaskManagement,
+        Access::Read,
+        &[0, 0x80, 0, 0, 0, A, A, A, A, 0, 0],
+        &[],
+    ),
     row(0xa8, Operation::Read, Access::Read, MEDIA_12, OLD_MEDIA_BITS),
     row(0xaa, Operation::Write, Access::Write, MEDIA_12, OLD_MEDIA_BITS),
     row(0xae, Operation::WriteVerify, Access::Write, WRITE_VERIFY_12, OLD_RELADR),
@@ -146,6 +181,8 @@ pub(super) const ROWS: &[Row] = &[
     row(0xb7, Operation::ReadDefects, Access::Read, &[0x1f, 0, 0, 0, 0, A, A, A, A, 0, 0], &[]),
 ];
 
+const PERSISTENT_IN: &[u8] = &[0, 0, 0, 0, 0, 0, A, A, 0];
+const PERSISTENT_OUT: &[u8] = &[0, A, 0, 0, A, A, A, A, 0];
 const MEDIA_12: &[u8] = &[0x18, A, A, A, A, A, A, A, A, 0, 0];
 const MEDIA_16: &[u8] = &[0x18, A, A, A, A, A, A, A, A, A, A, A, A, 0, 0];
 const VERIFY_12: &[u8] = &[0x16, A, A, A, A, A, A, A, A, 0, 0];

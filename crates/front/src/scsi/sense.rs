@@ -2,7 +2,9 @@
 //!
 //! Which encoding a host gets is the unit's D_SENSE bit (SPC-4 7.5.8), not the sense's business.
 
+use super::Status;
 use crate::Failure;
+use biplex_engine::reserve::Verdict;
 use bytes::Bytes;
 
 /// Which bit of what the host sent is wrong (SPC-4 4.5.2.4.2): the SENSE-KEY SPECIFIC field.
@@ -46,6 +48,12 @@ impl Sense {
     pub const PARAMETER_LIST_LENGTH: Sense = Sense::plain(0x5, 0x1a, 0x00);
     pub const INVALID_OPCODE: Sense = Sense::plain(0x5, 0x20, 0x00);
     pub const LBA_OUT_OF_RANGE: Sense = Sense::plain(0x5, 0x21, 0x00);
+    /// INVALID RELEASE OF PERSISTENT RESERVATION.
+    pub const WRONG_RELEASE: Sense = Sense::plain(0x5, 0x26, 0x04);
+    /// INSUFFICIENT RESERVATION RESOURCES.
+    pub const NO_ROOM_TO_RESERVE: Sense = Sense::plain(0x5, 0x55, 0x02);
+    /// INSUFFICIENT REGISTRATION RESOURCES.
+    pub const NO_ROOM_TO_REGISTER: Sense = Sense::plain(0x5, 0x55, 0x04);
     pub const NO_SUCH_UNIT: Sense = Sense::plain(0x5, 0x25, 0x00);
     pub const SAVING_NOT_SUPPORTED: Sense = Sense::plain(0x5, 0x39, 0x00);
     pub const SOFTWARE_WRITE_PROTECTED: Sense = Sense::plain(0x7, 0x27, 0x02);
@@ -72,16 +80,33 @@ impl Sense {
         Sense::plain(0x6, code, qualifier)
     }
 
-    /// The table from a site's failure to sense; `None` where the answer is status BUSY (SAM-5 5.3.1).
-    pub fn of_failure(failure: Failure) -> Option<Sense> {
-        match failure {
-            Failure::MediumRead { lba } => Some(Sense { information: Some(lba.0), ..Sense::READ_ERROR }),
-            Failure::MediumWrite { lba } => Some(Sense { information: Some(lba.0), ..Sense::WRITE_ERROR }),
-            Failure::NotReady => Some(Sense::NOT_READY),
-            Failure::Busy | Failure::Conflict => None,
-            Failure::NotSupported => Some(Sense::INVALID_OPCODE),
-            Failure::Stopped => Some(Sense::INTERNAL_FAILURE),
-        }
+    /// The table from a site's failure to sense; another status where that says it all (SAM-5 5.3.1).
+    pub fn of_failure(failure: Failure) -> Result<Sense, Status> {
+        let sense = match failure {
+            Failure::MediumRead { lba } => Sense { information: Some(lba.0), ..Sense::READ_ERROR },
+            Failure::MediumWrite { lba } => Sense { information: Some(lba.0), ..Sense::WRITE_ERROR },
+            Failure::NotReady => Sense::NOT_READY,
+            Failure::Busy => return Err(Status::Busy),
+            Failure::Conflict => return Err(Status::ReservationConflict),
+            Failure::NotSupported => Sense::INVALID_OPCODE,
+            Failure::Stopped => Sense::INTERNAL_FAILURE,
+        };
+        Ok(sense)
+    }
+
+    /// The table from how a request or a COMPARE AND WRITE ended; `None`: it was done.
+    pub fn of_verdict(verdict: Verdict) -> Result<Option<Sense>, Status> {
+        let sense = match verdict {
+            Verdict::Done => return Ok(None),
+            Verdict::Conflict => return Err(Status::ReservationConflict),
+            Verdict::NoRoomToRegister => Sense::NO_ROOM_TO_REGISTER,
+            Verdict::NoRoomToReserve => Sense::NO_ROOM_TO_RESERVE,
+            Verdict::WrongRelease => Sense::WRONG_RELEASE,
+            Verdict::BadParameter(byte) => Sense::field_in_parameters(byte, None),
+            Verdict::BadCdb(byte) => Sense::field_in_cdb(byte, None),
+            Verdict::Miscompare { offset } => Sense::miscompare(offset),
+        };
+        Ok(Some(sense))
     }
 
     /// The sense data in descriptor format (`true`, SPC-4 4.5.2) or fixed format (SPC-4 4.5.3).

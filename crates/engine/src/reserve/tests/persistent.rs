@@ -108,6 +108,17 @@ fn last_register_decides_about_aptpl() {
 }
 
 #[test]
+fn key_0_is_nobodys_key() {
+    let mut unit = held(WriteExclusiveAll);
+    unit.conflicts(A1, pr_reserve(0, WriteExclusiveAll));
+    unit.conflicts(A1, pr_release(0, WriteExclusiveAll));
+    unit.conflicts(A1, Request::Clear { key: 0 });
+    unit.conflicts(A1, preempt(0, 20, WriteExclusiveAll));
+    unit.conflicts(A1, register(1, 0, 11));
+    held(WriteExclusive).conflicts(A1, move_to(0, 21, A2));
+}
+
+#[test]
 fn there_is_room_for_256_registrations() {
     let mut unit = Unit::default();
     for host in 0..REGISTRATIONS_MAX as u64 {

@@ -260,6 +260,86 @@ proptest! {
     }
 }
 
+/// A moment in the life of a pair.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// This site is started anew.
+    Restart(SiteId),
+    /// The sites meet, and those that were started since tell it, this one first; the second may die before it does.
+    Meet { first: SiteId, second_tells: bool },
+}
+
+fn any_moments() -> impl Strategy<Value = Vec<Moment>> {
+    let any_site = || prop::sample::select(SiteId::BOTH.to_vec());
+    let moment = prop_oneof![
+        any_site().prop_map(Moment::Restart),
+        (any_site(), any::<bool>()).prop_map(|(first, second_tells)| Moment::Meet { first, second_tells }),
+    ];
+    prop::collection::vec(moment, 0..40)
+}
+
+/// A unit as its starts change it, and whoever counts what really happened.
+struct Lives {
+    unit: Unit,
+    runs: [u32; 2],
+    /// Started since the tables last heard of it.
+    unheard: [bool; 2],
+    losses: u32,
+}
+
+impl Lives {
+    fn tell(&mut self, site: SiteId) -> Result<(), TestCaseError> {
+        let peer = site.peer();
+        // Something that power loss changes, and a reservation of each site.
+        self.unit.tables.state.generation = 1;
+        self.unit.tables.state.extents.clear();
+        for owner in [A1, B1] {
+            self.unit.done(owner, extents(1, &[(ExtentKind::ReadShared, 0, 1)]));
+        }
+        let [own, others] = [site, peer].map(|site| self.runs[site.index()]);
+        self.unit.done(nexus(0, site), started(own, others));
+        let heard = !self.unheard[site.index()];
+        let loss = !heard && self.unheard[peer.index()];
+        self.losses += u32::from(loss);
+        prop_assert_eq!(self.unit.state().generation == 0, loss);
+        for owner in [A1, B1] {
+            let gone = loss || (!heard && owner.site == site);
+            prop_assert_eq!(self.unit.tables.holds(owner), !gone, "{}", owner);
+        }
+        if !heard {
+            self.unheard = [false; 2];
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn power_is_lost_once_when_both_sites_were_started_unheard_and_else_never(moments in any_moments()) {
+        let mut lives = Lives { unit: Unit::default(), runs: [1, 1], unheard: [false; 2], losses: 0 };
+        lives.unit.done(nexus(0, SiteId::A), started(1, 1));
+        let mut both = 0;
+        for moment in moments {
+            match moment {
+                Moment::Restart(site) => {
+                    lives.runs[site.index()] += 1;
+                    lives.unheard[site.index()] = true;
+                }
+                Moment::Meet { first, second_tells } => {
+                    both += u32::from(lives.unheard == [true, true]);
+                    lives.tell(first)?;
+                    if second_tells {
+                        lives.tell(first.peer())?;
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(lives.losses, both);
+    }
+}
+
 #[test]
 fn tables_that_break_an_invariant_are_refused_by_its_name() {
     let registration = |nexus, key, all_ports| Registration { registrant: registrant(nexus), key, all_ports };

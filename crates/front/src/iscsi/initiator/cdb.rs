@@ -40,6 +40,71 @@ pub fn inquiry(page: Option<u8>, allocation: u16) -> [u8; 16] {
     cdb
 }
 
+/// COMPARE AND WRITE (SBC-3 5.2); its data is what is compared, then what is written.
+pub fn compare_and_write(lba: u64, blocks: u8) -> [u8; 16] {
+    let mut cdb = transfer16(0x89, lba, 0, false);
+    cdb[13] = blocks;
+    cdb
+}
+
+/// RESERVE(6) of the whole unit (SPC-2 7.21).
+pub fn reserve6() -> [u8; 16] {
+    short(0x16, 0, 0, 0)
+}
+
+/// RELEASE(6) of the whole unit (SPC-2 7.22).
+pub fn release6() -> [u8; 16] {
+    short(0x17, 0, 0, 0)
+}
+
+/// RESERVE(6) of extents: its data is `list_bytes` of elements (SCSI-2 9.2.12).
+pub fn reserve6_extents(id: u8, list_bytes: u16) -> [u8; 16] {
+    let [high, low] = list_bytes.to_be_bytes();
+    let mut cdb = short(0x16, 0x01, id, high);
+    cdb[4] = low;
+    cdb
+}
+
+/// RELEASE(6) of extents (SCSI-2 9.2.11).
+pub fn release6_extents(id: u8) -> [u8; 16] {
+    short(0x17, 0x01, id, 0)
+}
+
+/// One element of a list of extents: kind 0 read shared, 1 write exclusive, 2 read exclusive, 3 exclusive access.
+pub fn extent_element(kind: u8, lba: u32, blocks: u32) -> [u8; 8] {
+    let ([_, b0, b1, b2], [l0, l1, l2, l3]) = (blocks.to_be_bytes(), lba.to_be_bytes());
+    [kind, b0, b1, b2, l0, l1, l2, l3]
+}
+
+/// PERSISTENT RESERVE IN (SPC-4 6.15): 0 READ KEYS, 1 READ RESERVATION, 2 REPORT CAPABILITIES, 3 READ FULL STATUS.
+pub fn persistent_reserve_in(service_action: u8, allocation: u16) -> [u8; 16] {
+    let mut cdb = short(0x5e, service_action, 0, 0);
+    cdb[7..9].copy_from_slice(&allocation.to_be_bytes());
+    cdb
+}
+
+/// PERSISTENT RESERVE OUT with a parameter list of 24 bytes (SPC-4 6.16).
+pub fn persistent_reserve_out(service_action: u8, kind: u8) -> [u8; 16] {
+    let mut cdb = short(0x5f, service_action, kind, 0);
+    cdb[8] = 24;
+    cdb
+}
+
+/// Its parameter list; `aptpl`: survives power loss.
+pub fn persistent_parameters(key: u64, service_action_key: u64, aptpl: bool) -> [u8; 24] {
+    let mut list = [0; 24];
+    list[..8].copy_from_slice(&key.to_be_bytes());
+    list[8..16].copy_from_slice(&service_action_key.to_be_bytes());
+    list[20] = u8::from(aptpl);
+    list
+}
+
+fn short(operation: u8, one: u8, two: u8, three: u8) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[2], cdb[3]) = (operation, one, two, three);
+    cdb
+}
+
 fn transfer16(operation: u8, lba: u64, blocks: u32, fua: bool) -> [u8; 16] {
     let mut cdb = [0; 16];
     cdb[0] = operation;
