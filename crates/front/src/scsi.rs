@@ -283,7 +283,9 @@ impl Device {
         match row.operation {
             Operation::ModeSelect => return Transfer::Out(mode::list_length(cdb)),
             Operation::Reserve | Operation::Release => return Transfer::Out(reserve::list_length(cdb)),
-            Operation::PersistentOut => return Transfer::Out(persistent::list_length(cdb)),
+            Operation::PersistentOut => {
+                return Transfer::Out(persistent::list_length(cdb).min(persistent::LIST_BYTES_MAX));
+            }
             _ => {}
         }
         block::Request::parse(row, cdb, unit.config.blocks)
@@ -330,13 +332,7 @@ impl Device {
         self.step(nexus, lun, next)
     }
 
-    fn go_on(
-        &mut self,
-        nexus: Nexus,
-        lun: u16,
-        wait: Wait,
-        completion: Completion,
-    ) -> Result<Next, Refusal> {
+    fn go_on(&mut self, nexus: Nexus, lun: u16, wait: Wait, completion: Completion) -> Result<Next, Refusal> {
         match (wait, completion) {
             (_, Completion::Failed(failure)) => Err(Sense::of_failure(failure)?.into()),
             (Wait::Verdict | Wait::Block(block::Task::Swap), Completion::Verdict(verdict)) => {
@@ -356,7 +352,11 @@ impl Device {
             }
             // The site answered something else than it was asked: see [`block::Task::finish`].
             (
-                Wait::Nothing | Wait::Refused(_) | Wait::Check { .. } | Wait::Verdict | Wait::Persistent { .. },
+                Wait::Nothing
+                | Wait::Refused(_)
+                | Wait::Check { .. }
+                | Wait::Verdict
+                | Wait::Persistent { .. },
                 Completion::Data(_) | Completion::Done | Completion::Verdict(_) | Completion::Persistent(_),
             ) => Err(Sense::INTERNAL_FAILURE.into()),
         }
@@ -508,7 +508,9 @@ impl Device {
             return Step::Done(check_condition(Sense::NO_SUCH_UNIT, Modes::default()));
         };
         match next {
-            Ok(Next::Done(data_in)) => Step::Done(Reply { status: Status::Good, sense: Bytes::new(), data_in }),
+            Ok(Next::Done(data_in)) => {
+                Step::Done(Reply { status: Status::Good, sense: Bytes::new(), data_in })
+            }
             Ok(Next::Ask(command, wait)) => {
                 let command = VolumeCommand { volume: unit.config.volume, command };
                 Step::Ask { command, pending: Pending { lun, nexus, wait } }

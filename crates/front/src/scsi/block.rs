@@ -225,7 +225,8 @@ impl Request {
             // SBC-3 5.2: the data is what is compared, then what is written, both for every block.
             Request::Swap { extent: None } => Ok(Outcome::Good),
             Request::Swap { extent: Some(extent) } if data.len() as u64 == 2 * extent.bytes() => {
-                let (compare, data) = (data.slice(..extent.bytes() as usize), data.slice(extent.bytes() as usize..));
+                let (compare, data) =
+                    (data.slice(..extent.bytes() as usize), data.slice(extent.bytes() as usize..));
                 Ok(Outcome::Ask(Command::CompareAndWrite { extent, compare, data }, Task::Swap))
             }
             Request::Swap { .. } => Err(Sense::field_in_cdb(13, None)),

@@ -5,12 +5,16 @@ use super::PortConfig;
 use super::cdb::Cdb;
 use super::sense::Sense;
 use super::transport_id::{self, TransportId};
-use biplex_engine::reserve::{ALSO_MAX, PersistentKind, PersistentView, Registrant, RegistrationView, Request};
+use biplex_engine::reserve::{
+    ALSO_MAX, PersistentKind, PersistentView, Registrant, RegistrationView, Request,
+};
 use biplex_engine::{HostId, Nexus, SiteId};
 use std::sync::Arc;
 
 /// Bytes of the parameter list without TransportIDs.
 const LIST: usize = 24;
+/// No list is taken that is longer: more than the longest in order.
+pub(super) const LIST_BYTES_MAX: u64 = 32 << 10;
 const SPEC_I_PT: u8 = 0x08;
 const ALL_TG_PT: u8 = 0x04;
 const APTPL: u8 = 0x01;
@@ -68,9 +72,7 @@ pub(super) fn out(cdb: Cdb, list: &[u8], asker: &Asker) -> Result<Request, Sense
         0x01 => Ok(Request::ReservePersistent { key, kind: kind(cdb)? }),
         0x02 => Ok(Request::ReleasePersistent { key, kind: kind(cdb)? }),
         0x03 => Ok(Request::Clear { key }),
-        0x04 | 0x05 => {
-            Ok(Request::Preempt { key, victim: new_key, kind: kind(cdb)?, abort: action == 0x05 })
-        }
+        0x04 | 0x05 => Ok(Request::Preempt { key, victim: new_key, kind: kind(cdb)?, abort: action == 0x05 }),
         _ => Err(Sense::field_in_cdb(1, Some(4))),
     }
 }
@@ -173,7 +175,8 @@ fn capabilities(view: &PersistentView) -> Vec<u8> {
 
 /// One full status descriptor (SPC-4 6.15.5).
 fn status(one: &RegistrationView, view: &PersistentView, ports: Ports) -> Vec<u8> {
-    let of_site = |site: SiteId| ports.into_iter().find(|port| port.site == site).map_or(0, |port| port.relative);
+    let of_site =
+        |site: SiteId| ports.into_iter().find(|port| port.site == site).map_or(0, |port| port.relative);
     let kind = view.reservation.filter(|_| one.holder).map_or(0, |(kind, _)| kind as u8);
     let flags = u8::from(one.all_ports) << 1 | u8::from(one.holder);
     let [port_high, port_low] = of_site(one.registrant.nexus.site).to_be_bytes();

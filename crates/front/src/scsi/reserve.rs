@@ -78,8 +78,7 @@ fn third_party<'a>(cdb: Cdb, list: &'a [u8]) -> Result<(Option<HostId>, &'a [u8]
     match (cdb.bit(1, THIRD_PARTY), cdb.bit(1, LONG_ID)) {
         (false, false) => Ok((None, list)),
         (true, true) => {
-            let (id, rest) =
-                list.split_first_chunk::<LONG_ID_BYTES>().ok_or(Sense::PARAMETER_LIST_LENGTH)?;
+            let (id, rest) = list.split_first_chunk::<LONG_ID_BYTES>().ok_or(Sense::PARAMETER_LIST_LENGTH)?;
             Ok((Some(HostId(u64::from_be_bytes(*id))), rest))
         }
         (true, false) => Err(Sense::field_in_cdb(1, Some(4))),
@@ -127,6 +126,9 @@ mod tests {
         assert_eq!(reserve(Cdb::new(&[0x56, 0x12, 0, 0, 0, 0, 0, 0, 4, 0]), &one[..4], 100), short);
         let field = Err(Sense::field_in_cdb(1, Some(4)));
         assert_eq!(reserve(Cdb::new(&[0x56, 0x10, 0, 3, 0, 0, 0, 0, 0, 0]), &[], 100), field);
-        assert_eq!(reserve(Cdb::new(&[0x16, 1, 7, 0, 8, 0]), &[1, 0, 0, 0, 0, 0, 0, 100], 100), Err(Sense::LBA_OUT_OF_RANGE));
+        assert_eq!(
+            reserve(Cdb::new(&[0x16, 1, 7, 0, 8, 0]), &[1, 0, 0, 0, 0, 0, 0, 100], 100),
+            Err(Sense::LBA_OUT_OF_RANGE)
+        );
     }
 }
