@@ -308,7 +308,7 @@ fn judge_map(site: &Site, status: &Status) -> Result<(), String> {
             let Some(part) = held.get(run.start as usize..at as usize) else {
                 return Err(format!("{}: the map passes the volume", volume.name));
             };
-            if let Some(offset) = part.iter().position(|&state| state != run.state) {
+            if let Some(offset) = part.iter().position(|&state| state != run.state & 1) {
                 let block = run.start as usize + offset;
                 return Err(format!(
                     "{}: block {block} is {} on the map, not in the table",
