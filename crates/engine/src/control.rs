@@ -363,6 +363,11 @@ impl Engine {
         }
     }
 
+    /// Whether facts wait to be put on the stream.
+    pub(crate) fn requests_owed(&self) -> bool {
+        !self.order.owed.is_empty()
+    }
+
     /// Whether the peer still has to hear of requests of this site.
     pub(crate) fn requests_under_way(&self) -> bool {
         let unheard = |volume: &crate::engine::Volume| volume.ledger.own_last > self.outbound.acked;

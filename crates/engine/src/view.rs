@@ -98,6 +98,21 @@ impl Engine {
         self.volumes.get(&volume).is_none_or(|volume| volume.ledger.pending.is_empty())
     }
 
+    /// Whether no request on this volume is under way as far as this site knows: in step, those known here are executed,
+    /// its own at the peer, too. Where both sites say so, they say the same of all requests.
+    pub fn settled(&self, id: VolumeId) -> bool {
+        let Some(volume) = self.volumes.get(&id) else { return true };
+        let beyond = (std::ops::Bound::Excluded(self.outbound.acked), std::ops::Bound::Unbounded);
+        let mut unacked = self.entries[self.config.site.index()].range(beyond);
+        let request =
+            |held: &crate::held::Held| held.volume == id && matches!(held.body, HeldBody::Control(_));
+        let nothing_owed = !self.requests_owed();
+        self.session.in_step()
+            && nothing_owed
+            && !volume.ledger.pending.values().any(|turn| *turn == crate::control::Turn::Control)
+            && !unacked.any(|(_, held)| request(held))
+    }
+
     /// Held payload in memory, bytes.
     pub fn hold_bytes(&self) -> u64 {
         self.hold_bytes

@@ -1,23 +1,37 @@
-//! Hosts: they write, read, fill, unmap and flush small ranges that everybody else uses too, wait for a while, and
-//! retry with new values. Every block that a host writes names the write.
+//! Sessions of hosts: they write, read, fill, unmap, flush, compare and write small ranges that everybody else uses too,
+//! wait for a while, and retry with new values. Every block that a host writes names the write. What they do about
+//! reservations is in [`crate::claims`].
 
+use crate::exclusion::Asked;
 use crate::history::{Deed, Operation};
 use crate::pattern::{self, Value};
 use crate::place::volume_id;
 use crate::random::Random;
+use crate::scenario::Slant;
 use crate::schedule::{Happening, MS, US};
 use crate::world::World;
-use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
+use biplex_engine::reserve::{PersistentView, Verdict};
+use biplex_engine::{BLOCK_BYTES, Extent, HostId, Lba, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
 use biplex_site::{Event, Mode};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// A host of one site.
+/// What a host last saw of some blocks.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    volume: usize,
+    extent: Extent,
+    values: Vec<Value>,
+}
+
+/// A session of a host at one site.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Its name.
+    /// The host.
     pub id: HostId,
+    /// Which of its sessions.
+    pub isid: u64,
     /// Its site.
     pub site: SiteId,
     /// Its choices.
@@ -26,20 +40,35 @@ pub struct Host {
     pub waiting: BTreeMap<TaskId, usize>,
     /// It was refused: it pauses until then.
     pub backs_off_until: u64,
+    /// The session ended and is not back yet.
+    pub gone: bool,
+    /// Sessions that came back under another ISID.
+    pub sessions: u64,
+    /// What it will ask later, by time.
+    pub owed: Vec<crate::claims::Owed>,
+    /// Its reservation key per volume, as far as it knows.
+    pub keys: BTreeMap<usize, u64>,
+    /// Who was registered when it last asked, per volume.
+    pub seen: BTreeMap<usize, PersistentView>,
+    /// What it last read or swapped in.
+    pub last: Option<Sight>,
 }
 
+/// A value that nobody writes.
+const NOBODYS: Value = 1 << 62;
+
 /// What a command is, before it is asked.
-struct Wish {
-    volume: usize,
-    command: Command,
-    deed: Deed,
-    large: bool,
+pub(crate) struct Wish {
+    pub volume: usize,
+    pub command: Command,
+    pub deed: Deed,
+    pub large: bool,
 }
 
 impl World {
     /// The host may issue a command; its next step is planned.
     pub(crate) fn step_host(&mut self, index: usize) {
-        if self.hosts_stopped {
+        if self.hosts_stopped || self.scenario.slant == Slant::HandOver {
             return;
         }
         let think = self.scenario.think;
@@ -47,8 +76,17 @@ impl World {
         let host = &mut self.hosts[index];
         let pause = host.random.within(think);
         self.schedule.after(pause.max(US), Happening::HostStep(index));
-        let idle = host.waiting.len() < self.scenario.depth && host.backs_off_until <= time;
-        if idle && self.places[host.site.index()].site.is_some() {
+        let idle = host.waiting.len() < self.scenario.depth && !host.gone;
+        let backs_off = host.backs_off_until > time;
+        if !idle || self.places[host.site.index()].site.is_none() {
+            return;
+        }
+        if self.scenario.requests > 0 && self.hosts[index].random.one_in(500) {
+            return self.lose_session(index);
+        }
+        if let Some(wish) = self.due(index) {
+            self.ask(index, wish);
+        } else if !backs_off {
             let wish = self.wish(index);
             self.ask(index, wish);
         }
@@ -73,6 +111,9 @@ impl World {
         let volume = self.hosts[index].random.below(self.scenario.volumes.len() as u64) as usize;
         let plan = self.scenario.volumes[volume].clone();
         let (usual, most) = self.scenario.blocks;
+        if self.hosts[index].random.below(1_000) < self.scenario.requests {
+            return self.reservation_wish(index, volume);
+        }
         let host = &mut self.hosts[index].random;
         let large = host.one_in(12);
         let reach = if host.one_in(16) { plan.blocks } else { plan.hot };
@@ -98,9 +139,42 @@ impl World {
                 self.unmapped(volume, &extents);
                 (Command::Unmap { extents: extents.clone() }, Deed::Write { extents, value: 0 })
             }
-            _ => (Command::Flush, Deed::Flush),
+            4 => (Command::Flush, Deed::Flush),
+            _ => return self.swap_wish(index, volume, extent),
         };
         Wish { volume, command, deed, large }
+    }
+
+    /// A COMPARE AND WRITE, mostly of what the host has just seen.
+    fn swap_wish(&mut self, index: usize, volume: usize, extent: Extent) -> Wish {
+        let rules = self.scenario.volumes[volume].rules;
+        let host = &mut self.hosts[index];
+        let sight = host.last.take().filter(|sight| sight.volume == volume);
+        let (extent, mut compare) = match sight {
+            Some(sight) => (sight.extent, sight.values),
+            None => (extent, vec![0; extent.blocks() as usize]),
+        };
+        if host.random.percent(self.scenario.mistaken) {
+            let at = host.random.below(compare.len() as u64) as usize;
+            compare[at] = NOBODYS;
+        }
+        let value = self.new_value(volume, &[extent]);
+        if rules.mode != Mode::Sync && !rules.swaps {
+            let data = pattern::blocks(value, extent.blocks());
+            let command = Command::Write { extent, data, fua: false };
+            return Wish {
+                volume,
+                command,
+                deed: Deed::Write { extents: vec![extent], value },
+                large: false,
+            };
+        }
+        let command = Command::CompareAndWrite {
+            extent,
+            compare: compare.iter().flat_map(|value| pattern::block(*value)).collect::<Vec<u8>>().into(),
+            data: pattern::blocks(value, extent.blocks()),
+        };
+        Wish { volume, command, deed: Deed::Swap { extent, compare, value, ended: None }, large: false }
     }
 
     fn new_value(&mut self, volume: usize, extents: &[Extent]) -> Value {
@@ -118,9 +192,9 @@ impl World {
         }
     }
 
-    fn ask(&mut self, index: usize, wish: Wish) {
+    pub(crate) fn ask(&mut self, index: usize, wish: Wish) {
         let host = &self.hosts[index];
-        let (site, id) = (host.site, host.id);
+        let (site, nexus) = (host.site, host.nexus());
         self.tasks += 1;
         let task = TaskId(self.tasks);
         let (asked, time) = (self.moment(), self.schedule.time());
@@ -131,31 +205,58 @@ impl World {
                 Command::Fill { extent, .. } => format!("fill {extent}"),
                 Command::Unmap { extents } => format!("unmap {extents:?}"),
                 Command::Flush => "flush".to_owned(),
-                other @ (Command::CompareAndWrite { .. }
-                | Command::Check { .. }
+                Command::CompareAndWrite { extent, .. } => format!("swap {extent}"),
+                other @ (Command::Check { .. }
                 | Command::Control { .. }
                 | Command::Inspect
                 | Command::Leave) => format!("{other:?}"),
             };
-            let value = if let Deed::Write { value, .. } = &wish.deed { *value } else { 0 };
-            format!("{site} task {} of {id} on vol{}: {what} value {value}", task.0, wish.volume)
+            let value = match &wish.deed {
+                Deed::Write { value, .. } => value.to_string(),
+                Deed::Swap { compare, value, .. } => format!("{compare:?} for {value}"),
+                _ => "-".to_owned(),
+            };
+            format!("{site} task {} of {nexus} on vol{}: {what} value {value}", task.0, wish.volume)
         });
         self.counts.asked += 1;
         let fua = matches!(wish.command, Command::Write { fua: true, .. });
+        let op = self.history.len();
+        match &wish.deed {
+            Deed::Control { request, .. } => {
+                let asked = Asked {
+                    op,
+                    volume: wish.volume,
+                    by: nexus,
+                    request: request.clone(),
+                    asked,
+                    ended: u64::MAX,
+                    loose: false,
+                };
+                self.begin_demand(op, wish.volume);
+                self.ledger.ask(asked);
+            }
+            Deed::Leave => {
+                self.ledger.nexus_lost(nexus);
+                self.demands.disturb(None);
+            }
+            _ => {}
+        }
         self.history.push(Operation {
             site,
             host: index,
+            nexus,
             volume: wish.volume,
             deed: wish.deed,
             time,
             asked,
             done: None,
+            taken: false,
+            by: None,
         });
         self.fua.push(fua);
         self.hosts[index].waiting.insert(task, self.history.len() - 1);
         let patience = self.scenario.patience * if wish.large { 2 } else { 1 };
         self.schedule.after(patience, Happening::HostGivesUp { host: index, task });
-        let nexus = Nexus { host: id, isid: 0, site };
         let event = Event::Submit { task, nexus, volume: volume_id(wish.volume), command: wish.command };
         self.hand_in(site, event);
     }
@@ -163,9 +264,9 @@ impl World {
     /// The host stops waiting: the outcome stays unknown.
     pub(crate) fn give_up(&mut self, index: usize, task: TaskId) {
         let host = &mut self.hosts[index];
-        if host.waiting.remove(&task).is_some() {
+        if let Some(op) = host.waiting.remove(&task) {
             let site = host.site;
-            self.places[site.index()].forsaken.insert(task);
+            self.places[site.index()].forsaken.insert(task, op);
             self.counts.timed_out += 1;
             self.note(&[21, task.0], &[], || format!("{site} task {} given up", task.0));
         }
@@ -184,13 +285,7 @@ impl World {
             format!("{site} task {} answered: {what}", task.0)
         });
         let Some(index) = self.hosts.iter().position(|host| host.waiting.contains_key(&task)) else {
-            if !self.places[site.index()].forsaken.remove(&task) {
-                self.violation(
-                    "answers",
-                    format!("site {site} answers task {} that nobody asked, or twice", task.0),
-                );
-            }
-            return;
+            return self.answered_nobody(site, task, completion);
         };
         let at = self.hosts[index].waiting.remove(&task).expect("found just now");
         if self.hosts[index].site != site {
@@ -198,17 +293,107 @@ impl World {
             return;
         }
         let done = self.moment();
+        if !matches!(completion, Completion::Failed(_) | Completion::Verdict(Verdict::Conflict))
+            && let Err(why) = self.ledger.judge(&self.history[at])
+        {
+            self.violation("exclusion", why);
+        }
         match completion {
-            Completion::Failed(failure) => self.refused(index, failure),
+            Completion::Failed(failure) => self.refused(index, at, failure),
             Completion::Data(pieces) => self.read_done(at, done, &pieces),
             Completion::Done => self.write_done(at, done),
-            Completion::Verdict(_) | Completion::Persistent(_) => {
-                self.violation("answers", format!("task {} gets an answer to another question", task.0));
+            Completion::Verdict(verdict) => self.verdict_told(at, done, verdict),
+            Completion::Persistent(view) => {
+                let volume = self.history[at].volume;
+                if self.history[at].deed != Deed::Inspect {
+                    return self.violation("answers", "registrations for another question".to_owned());
+                }
+                self.history[at].done = Some(done);
+                self.inspected(index, volume, view);
+            }
+        }
+        if self.history[at].deed == Deed::Leave && !self.hosts_stopped {
+            self.lose_session(index);
+        }
+    }
+
+    /// An answer that no host waits for any more.
+    fn answered_nobody(&mut self, site: SiteId, task: TaskId, completion: Completion) {
+        let Some(op) = self.places[site.index()].forsaken.remove(&task) else {
+            let what = format!("site {site} answers task {} that nobody asked, or twice", task.0);
+            return self.violation("answers", what);
+        };
+        if matches!(self.history[op].deed, Deed::Control { .. }) {
+            let now = self.moment();
+            match completion {
+                Completion::Verdict(_) => self.ledger.told_nobody(op, now),
+                Completion::Failed(_)
+                | Completion::Data(_)
+                | Completion::Done
+                | Completion::Persistent(_) => self.ledger.lost(op),
             }
         }
     }
 
-    fn refused(&mut self, index: usize, failure: Failure) {
+    /// A request or a COMPARE AND WRITE has ended.
+    fn verdict_told(&mut self, at: usize, done: u64, answer: Verdict) {
+        let op = self.history[at].clone();
+        match op.deed.clone() {
+            Deed::Control { request, .. } => {
+                self.counts.requests += 1;
+                self.history[at].deed = Deed::Control { request: request.clone(), verdict: Some(answer) };
+                self.history[at].done = Some(done);
+                let standing = self.ledger.standing();
+                self.ledger.told(at, answer, done);
+                self.counts.granted += u64::from(self.ledger.standing() > standing);
+                self.end_demand(at, op.nexus, &request, answer, done);
+                if !self.hosts_stopped {
+                    self.follow_up(op.host, op.volume, &request, answer);
+                }
+            }
+            Deed::Swap { extent, compare, value, .. } => {
+                let ended = match answer {
+                    Verdict::Done => None,
+                    Verdict::Miscompare { offset } if offset < extent.bytes() => {
+                        Some((offset / BLOCK_BYTES) as usize)
+                    }
+                    Verdict::Conflict if self.scenario.volumes[op.volume].rules.discard => {
+                        return self.kept_out(op.host, op.volume, false);
+                    }
+                    other => {
+                        return self.violation("answers", format!("a COMPARE AND WRITE ends {other}"));
+                    }
+                };
+                self.history[at].deed = Deed::Swap { extent, compare, value, ended: Some(ended) };
+                self.history[at].done = Some(done);
+                if ended.is_some() {
+                    self.counts.swaps_missed += 1;
+                    return;
+                }
+                self.counts.swaps_matched += 1;
+                self.wrote(&op, &[extent], value, done);
+                let values = vec![value; extent.blocks() as usize];
+                self.hosts[op.host].last = Some(Sight { volume: op.volume, extent, values });
+            }
+            _ => self.violation("answers", "a verdict for another question".to_owned()),
+        }
+    }
+
+    /// A write is complete at the site that was asked.
+    fn wrote(&mut self, op: &Operation, extents: &[Extent], value: Value, done: u64) {
+        if self.scenario.volumes[op.volume].rules.discard {
+            return; // it may be undone
+        }
+        for block in extents.iter().flat_map(|extent| extent.start().0..extent.end().0) {
+            self.orders[op.site.index()][op.volume].wrote(block, value, op.asked, done);
+        }
+    }
+
+    fn refused(&mut self, index: usize, at: usize, failure: Failure) {
+        let volume = self.history[at].volume;
+        if matches!(self.history[at].deed, Deed::Control { .. }) {
+            self.ledger.lost(at);
+        }
         let pause = match failure {
             Failure::NotReady => {
                 self.counts.not_ready += 1;
@@ -226,8 +411,16 @@ impl World {
                 }
                 MS
             }
-            Failure::Conflict | Failure::NotSupported => {
-                self.violation("answers", format!("{failure:?} where nobody reserved"));
+            Failure::Conflict => {
+                self.counts.kept_out += 1;
+                if !self.ledger.anything(volume) {
+                    self.violation("answers", "a conflict where nobody ever reserved".to_owned());
+                }
+                let looking = self.history[at].deed == Deed::Inspect;
+                return self.kept_out(index, volume, looking);
+            }
+            Failure::NotSupported => {
+                self.violation("answers", "a command that the rules allow is not supported".to_owned());
                 MS
             }
             Failure::Stopped => 5 * MS,
@@ -254,13 +447,17 @@ impl World {
                     format!("block {block} shows bytes that nobody wrote: {first:?}…"),
                 );
             };
-            if let Err(why) = self.orders[op.site.index()][op.volume].read(block, value, op.asked, done) {
+            let discards = self.scenario.volumes[op.volume].rules.discard;
+            if !discards
+                && let Err(why) = self.orders[op.site.index()][op.volume].read(block, value, op.asked, done)
+            {
                 self.violation("order", format!("site {} vol{}: {why}", op.site, op.volume));
             }
             values.push(value);
         }
         self.counts.reads += 1;
         self.judge_lease(&op);
+        self.hosts[op.host].last = Some(Sight { volume: op.volume, extent, values: values.clone() });
         self.history[at].deed = Deed::Read { extent, values };
         self.history[at].done = Some(done);
     }
@@ -279,20 +476,21 @@ impl World {
         let flushes = match &op.deed {
             Deed::Write { extents, value } => {
                 self.counts.writes += 1;
-                for block in extents.iter().flat_map(|extent| extent.start().0..extent.end().0) {
-                    self.orders[op.site.index()][op.volume].wrote(block, *value, op.asked, done);
-                }
+                self.wrote(&op, extents, *value, done);
                 false
             }
             Deed::Flush => {
                 self.counts.flushes += 1;
                 true
             }
-            Deed::Read { .. } => {
-                return self.violation("answers", "a read answered without data".to_owned());
+            Deed::Check { .. } | Deed::Leave => return,
+            Deed::Read { .. } | Deed::Swap { .. } | Deed::Control { .. } | Deed::Inspect => {
+                return self.violation("answers", "a plain answer to another question".to_owned());
             }
         };
-        match self.scenario.volumes[op.volume].rules.mode {
+        let rules = self.scenario.volumes[op.volume].rules;
+        match rules.mode {
+            Mode::Flush if rules.discard => {}
             Mode::Flush if flushes || self.fua[at] => {
                 let [a, b] = &mut self.orders;
                 let (own, peer) = if op.site == SiteId::A { (a, b) } else { (b, a) };

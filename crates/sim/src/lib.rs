@@ -9,7 +9,9 @@
 //!   *Polite* weather ends: then the pair must come to rest within bounded time, in step, with equal stores, and must
 //!   still show the same bytes after both lose power. *Cruel* weather does not end; only safety is judged.
 //! * [`world`] moves it all on; [`fault`] breaks it; [`disk`], [`link`], [`clock`] and [`host`] are its parts.
-//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins.
+//! * [`claims`] is what hosts do about reservations, [`handover`] a script of its own for FIG. 22/23.
+//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins, [`exclusion`] what
+//!   reservations keep out, [`demands`] what requests must bring for the hosts, [`ending`] what a loss of power leaves.
 //! * [`mutants`] shows for every planted bug which check sees it.
 //!
 //! # What is not modelled
@@ -24,9 +26,14 @@
 //! * A third party on the line, wrong certificates, a peer of another version or configuration.
 //! * The operating system's share: sockets' back-pressure is a byte count, processes share nothing.
 
+pub mod claims;
 pub mod clock;
+pub mod demands;
 pub mod disk;
+pub mod ending;
+pub mod exclusion;
 pub mod fault;
+pub mod handover;
 pub mod history;
 pub mod host;
 pub mod journal;

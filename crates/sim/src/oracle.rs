@@ -7,12 +7,20 @@
 //! | `bounds` | 8: held bytes, journal | after every look |
 //! | `cut` | 2: equal durable images at equal cuts | after every destage |
 //! | `digest` | 2: the sites' own comparison finds nothing | after every look |
-//! | `linearizable` | 3, 4, 7 for sync volumes, across crashes | at the end, per block |
+//! | `linearizable` | 3, 4, 7 for sync volumes, across crashes; what PREEMPT AND ABORT fenced off stays away (6) | at the end, per block |
 //! | `order`, `contents` | 1, 3, 7 for every mode | at every read |
+//! | `swaps` | 4: compare-and-writes of volumes that are not sync are atomic among themselves | at the end |
+//! | `exclusion` | 6: nothing succeeds that a reserve which surely stands keeps out ([`crate::exclusion`]) | at every answer |
+//! | `tables` | 6: equal reservation tables whenever no request is under way | after every look |
+//! | `orphan` | 6: where no request is under way, SCSI-2 reservations are of living sessions | after every look |
+//! | `attention` | 6: who must be told or aborted is, once, before the answer ([`crate::demands`]) | at answers |
+//! | `discards` | 6: both sites undo the same writes | at the end of polite runs |
+//! | `power loss` | 6: what APTPL keeps, and nothing else ([`crate::ending`]) | at the end of polite runs |
+//! | `hand-over` | 6: FIG. 22/23 ([`crate::handover`]) | in that scenario |
 //! | `rest` | liveness: in step, drained, destaged | at the end of polite runs |
 //! | `stores`, `last words` | 1, 2: equal bytes, and reads show them | at the end of polite runs |
 
-use crate::history::{Verdict, accesses, judge};
+use crate::history::{Deed, Kind, Verdict, accesses, judge};
 use crate::pattern::{self, BLOCK, Value};
 use crate::schedule::{Happening, MS};
 use crate::world::World;
@@ -47,8 +55,18 @@ impl World {
         if let Err(why) = map {
             self.violation("map", format!("site {id}: {why}"));
         }
+        let place = &mut self.places[id.index()];
+        if let Some(site) = place.site.as_ref() {
+            for discard in site.undone(place.discards_seen) {
+                place.discards_seen = discard.number;
+                place.discarded.insert((discard.volume, discard.stamp));
+            }
+        }
         self.judge_bounds(id, &status);
         self.judge_cut(id, &status);
+        for volume in 0..self.scenario.volumes.len() {
+            self.judge_orphans(volume);
+        }
     }
 
     fn judge_bounds(&mut self, id: SiteId, status: &Status) {
@@ -116,35 +134,49 @@ impl World {
             }
             return self.schedule.after(15 * MS, Happening::Settle);
         }
+        let again = |world: &mut World| world.schedule.after(5 * MS, Happening::Settle);
         match self.last_words {
+            // What is left of reservations goes, then everything is read.
             0 => {
-                self.judge_stores();
-                self.last_words = 1;
-                self.read_everything();
-                self.schedule.after(5 * MS, Happening::Settle);
+                self.judge_discards();
+                if self.tidy() {
+                    self.judge_stores();
+                    self.last_words = 1;
+                    self.read_everything();
+                }
+                again(self);
             }
             1 => {
-                if !self.judge_last_words() {
-                    return self.schedule.after(5 * MS, Happening::Settle);
+                if self.judge_last_words() {
+                    self.last_words = 2;
+                    self.bequeath();
                 }
-                // What stands must also stand after both lose power.
-                self.last_words = 2;
+                again(self);
+            }
+            // What stands must also stand after both lose power.
+            2 => {
+                if !self.bequeathed() {
+                    self.bequeath();
+                    return again(self);
+                }
+                self.last_words = 3;
                 self.scenario.settle += self.scenario.settle;
                 self.crash(SiteId::A);
                 self.crash(SiteId::B);
                 self.schedule.after(100 * MS, Happening::Settle);
             }
-            2 => {
+            3 => {
                 self.judge_stores();
-                self.last_words = 3;
+                self.judge_legacy();
+                self.last_words = 4;
                 self.read_everything();
-                self.schedule.after(5 * MS, Happening::Settle);
+                again(self);
             }
             _ => {
                 if self.judge_last_words() {
                     self.end();
                 } else {
-                    self.schedule.after(5 * MS, Happening::Settle);
+                    again(self);
                 }
             }
         }
@@ -169,8 +201,12 @@ impl World {
                 return Err(format!("site {id}'s {name} holds {records} records, serving {serving}"));
             }
         }
+        if let Some(volume) = (0..self.scenario.volumes.len()).find(|volume| !self.drained(*volume)) {
+            return Err(format!("requests on vol{volume} are under way"));
+        }
         // A command that its host no longer waits for may still take effect, until the site has answered it.
-        if let Some((place, task)) = self.places.iter().find_map(|p| p.forsaken.first().map(|task| (p, task)))
+        if let Some((place, task)) =
+            self.places.iter().find_map(|p| p.forsaken.keys().next().map(|task| (p, task)))
         {
             return Err(format!("site {} still owes an answer to task {}", place.id, task.0));
         }
@@ -229,6 +265,7 @@ impl World {
     pub(crate) fn judge_history(&mut self) {
         for volume in 0..self.scenario.volumes.len() {
             if self.scenario.volumes[volume].rules.mode != Mode::Sync {
+                self.judge_swaps(volume);
                 continue;
             }
             for block in 0..self.scenario.volumes[volume].blocks {
@@ -252,10 +289,33 @@ impl World {
     }
 }
 
+impl World {
+    /// Every value is written once, so at most one compare-and-write of all can have found it on a block.
+    fn judge_swaps(&mut self, volume: usize) {
+        let mut takers: BTreeMap<(u64, Value), usize> = BTreeMap::new();
+        for (index, op) in self.history.iter().enumerate().filter(|(_, op)| op.volume == volume) {
+            let Deed::Swap { extent, compare, ended: Some(None), .. } = &op.deed else { continue };
+            for (block, value) in (extent.start().0..).zip(compare).filter(|(_, value)| **value != 0) {
+                if let Some(other) = takers.insert((block, *value), index) {
+                    let what = format!(
+                        "vol{volume} block {block}: operations {other} and {index} both found {value}"
+                    );
+                    return self.violation("swaps", what);
+                }
+            }
+        }
+    }
+}
+
 fn tell(access: &crate::history::Access, history: &[crate::history::Operation]) -> String {
     let site = history.get(access.operation).map_or("?".to_owned(), |op| op.site.to_string());
     let done = if access.done == u64::MAX { "unknown".to_owned() } else { access.done.to_string() };
-    let verb = if access.writes { "write" } else { "read" };
+    let verb = match access.kind {
+        Kind::Write => "write".to_owned(),
+        Kind::Read => "read".to_owned(),
+        Kind::ReadOther => "other than".to_owned(),
+        Kind::Swap { expected } => format!("swap {expected} for"),
+    };
     format!("{verb} {} at {site} ({}..{done})", access.value, access.asked)
 }
 

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::random::Random;
 use crate::scenario::Scenario;
-use biplex_engine::{SiteId, VolumeId};
+use biplex_engine::{SiteId, Stamp, VolumeId};
 use biplex_front::TaskId;
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_site::{Event, Site, SiteConfig, VolumeConfig};
@@ -60,8 +60,12 @@ pub struct Place {
     pub destaged: u64,
     /// When bytes of the peer were last handed to this run, virtual time.
     pub heard: Option<u64>,
-    /// Commands of this run whose hosts no longer wait.
-    pub forsaken: BTreeSet<TaskId>,
+    /// Commands of this run whose hosts no longer wait: the index of each in the history.
+    pub forsaken: BTreeMap<TaskId, usize>,
+    /// Writes that the site undid, in any run: volume and stamp.
+    pub discarded: BTreeSet<(VolumeId, Stamp)>,
+    /// Number of the last of them in this run.
+    pub discards_seen: u64,
     /// How often the site was looked at in this run.
     pub looks: u64,
     /// The last told value, to count changes.
@@ -105,7 +109,9 @@ impl Place {
             volume_failed: false,
             destaged: 0,
             heard: None,
-            forsaken: BTreeSet::new(),
+            forsaken: BTreeMap::new(),
+            discarded: BTreeSet::new(),
+            discards_seen: 0,
             looks: 0,
             journal_was_full: false,
             conflicts: 0,
@@ -134,6 +140,7 @@ impl Place {
         self.volume_failed = false;
         self.heard = None;
         (self.journal_was_full, self.conflicts, self.digests_equal) = (false, 0, 0);
+        self.discards_seen = 0;
         self.tickets.clear();
         self.forsaken.clear();
         for disk in self.disks.values_mut() {

@@ -47,10 +47,18 @@ pub enum Slant {
     Cramped,
     /// Clocks that hardly move and step back, and crashes: only the durable ceiling keeps stamps apart.
     Clocks,
+    /// Hosts reserve, release, preempt and reset all the time.
+    Reservations,
+    /// Hosts compare and write most of the time.
+    Swaps,
+    /// Both sites lose power at once, again and again, while hosts reserve.
+    Power,
+    /// FIG. 22/23: a unit is handed over from host to host, site to site, without faults; see [`crate::handover`].
+    HandOver,
 }
 
 /// All slants with their names on the command line.
-pub const SLANTS: [(&str, Slant); 10] = [
+pub const SLANTS: [(&str, Slant); 14] = [
     ("mixed", Slant::Mixed),
     ("ties", Slant::Ties),
     ("slow-line", Slant::SlowLine),
@@ -61,6 +69,10 @@ pub const SLANTS: [(&str, Slant); 10] = [
     ("silence", Slant::Silence),
     ("cramped", Slant::Cramped),
     ("clocks", Slant::Clocks),
+    ("reservations", Slant::Reservations),
+    ("swaps", Slant::Swaps),
+    ("power", Slant::Power),
+    ("hand-over", Slant::HandOver),
 ];
 
 impl Slant {
@@ -79,6 +91,8 @@ pub struct VolumePlan {
     pub blocks: u64,
     /// Hosts mostly use the first so many blocks.
     pub hot: u64,
+    /// In a hundred reservation commands of its hosts so many are persistent ones, the others SCSI-2.
+    pub persistent: u64,
 }
 
 /// Everything that a run is played by. Times in nanoseconds.
@@ -108,7 +122,7 @@ pub struct Scenario {
     pub lease: u64,
     /// See `hold_time`.
     pub wait_max: u64,
-    /// Hosts at each site.
+    /// Sessions of hosts at each site. The first two are the same host's, which is at both sites.
     pub hosts: usize,
     /// Commands that a host has outstanding at most.
     pub depth: usize,
@@ -116,8 +130,12 @@ pub struct Scenario {
     pub think: (u64, u64),
     /// How long a host waits for an answer.
     pub patience: u64,
-    /// Percentages of commands: reads, writes, fills, unmaps, flushes.
-    pub mix: [u32; 5],
+    /// Percentages of commands: reads, writes, fills, unmaps, flushes, compare-and-writes.
+    pub mix: [u32; 6],
+    /// In a thousand steps of a host so many are about reservations.
+    pub requests: u64,
+    /// In a hundred compare-and-writes so many compare what is surely not there.
+    pub mistaken: u64,
     /// Most blocks of a usual command, and of a rare large one.
     pub blocks: (u64, u64),
     /// Clock offsets.
@@ -177,11 +195,18 @@ impl Scenario {
             max_offset,
             lease,
             wait_max: lease * r.between(2, 4),
-            hosts: 2,
+            hosts: 3,
             depth: r.between(1, 3) as usize,
             think: r.pick(&[(200 * US, 4 * MS), (MS, 10 * MS), (0, 15 * MS)]),
             patience: r.pick(&[400 * MS, 900 * MS, 3_000 * MS]),
-            mix: r.pick(&[[40, 48, 4, 4, 4], [50, 46, 0, 0, 4], [25, 60, 5, 5, 5], [60, 30, 4, 2, 4]]),
+            mix: r.pick(&[
+                [40, 44, 4, 4, 4, 4],
+                [50, 43, 0, 0, 4, 3],
+                [25, 53, 5, 5, 5, 7],
+                [60, 28, 4, 2, 4, 2],
+            ]),
+            requests: r.pick(&[0, 6, 15, 30]),
+            mistaken: 20,
             blocks: r.pick(&[(1, 4), (4, 16), (8, 32)]),
             offset: [skew(&mut r), skew(&mut r)],
             drift: [r.below(401) as i64 - 200, r.below(401) as i64 - 200],
@@ -267,6 +292,49 @@ impl Scenario {
                 self.weights = only(&[(Fault::Crash, 4), (Fault::ClockBack, 2), (Fault::ClockForward, 1)]);
                 self.gap = (40 * MS, 200 * MS);
             }
+            Slant::Reservations => {
+                self.requests = 200;
+                self.think = (200 * US, 4 * MS);
+                self.journal_delay = (50 * US, MS);
+                self.delay = r.pick(&[(100 * US, 400 * US), (500 * US, 3 * MS), (MS, 8 * MS)]);
+                self.weights = only(&[
+                    (Fault::LinkSlow, 3),
+                    (Fault::LinkCut, 2),
+                    (Fault::LinkSilent, 1),
+                    (Fault::Crash, 2),
+                    (Fault::Pause, 1),
+                    (Fault::ClockForward, 1),
+                    (Fault::ClockBack, 1),
+                ]);
+                self.gap = (150 * MS, 500 * MS);
+            }
+            Slant::Swaps => {
+                self.mix = [35, 15, 2, 2, 1, 45];
+                self.requests = 5;
+                self.mistaken = 8;
+                self.blocks = (1, 3);
+                self.volumes.iter_mut().for_each(|plan| plan.hot = 4);
+                self.think = (200 * US, 4 * MS);
+            }
+            Slant::Power => {
+                self.requests = 120;
+                self.volumes.iter_mut().for_each(|plan| plan.persistent = 80);
+                self.weights = only(&[(Fault::CrashBoth, 4), (Fault::Crash, 1)]);
+                self.gap = (100 * MS, 350 * MS);
+            }
+            Slant::HandOver => {
+                self.volumes.truncate(1);
+                for plan in &mut self.volumes {
+                    plan.rules = Rules::of(Mode::Sync);
+                }
+                self.requests = 0;
+                self.delay = r.pick(&[(50 * US, 200 * US), (200 * US, 2 * MS), (2 * MS, 9 * MS)]);
+                self.journal_delay = r.pick(&[(50 * US, 300 * US), (100 * US, 2 * MS), (MS, 6 * MS)]);
+                (self.lease, self.wait_max, self.patience) = (600 * MS, 5_000 * MS, 9_000 * MS);
+                self.journal_bytes = 4 << 20;
+                self.weights = only(&[(Fault::LinkSlow, 1)]);
+                self.gap = (100_000 * MS, 100_000 * MS);
+            }
             Slant::Cramped => {
                 self.hold_memory = 4 << 10;
                 self.journal_bytes = r.pick(&[1 << 20, 1 << 20]);
@@ -287,10 +355,11 @@ fn volumes(r: &mut Random) -> Vec<VolumePlan> {
         4 => &[Mode::Flush, Mode::Sync],
         _ => &[Mode::Sync, Mode::Async, Mode::Flush],
     };
-    let mut plan = |&mode| VolumePlan {
-        rules: Rules::of(mode),
-        blocks: r.pick(&[64, 128, 256]),
-        hot: r.pick(&[4, 8, 16, 24]),
+    let mut plan = |&mode| {
+        let relaxed = mode != Mode::Sync;
+        let rules = Rules { mode, swaps: relaxed && r.one_in(2), discard: relaxed && r.one_in(3) };
+        let (blocks, hot) = (r.pick(&[64, 128, 256]), r.pick(&[4, 8, 16, 24]));
+        VolumePlan { rules, blocks, hot, persistent: r.pick(&[0, 30, 60, 100]) }
     };
     modes.iter().map(&mut plan).collect()
 }

@@ -31,6 +31,10 @@ pub enum Happening {
     LinkGone { site: SiteId, run: u64, link: u64 },
     /// A host may issue a command.
     HostStep(usize),
+    /// A host whose session ended is back.
+    SessionBack(usize),
+    /// A step of the hand-over's script.
+    HandOver,
     /// A host stops waiting for this command.
     HostGivesUp { host: usize, task: TaskId },
     /// The next fault strikes.

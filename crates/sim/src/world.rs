@@ -43,11 +43,16 @@ pub struct World {
     /// Per site and volume, what its hosts have seen.
     pub(crate) orders: [Vec<Order>; 2],
     pub(crate) cuts: Cuts,
+    /// Requests of hosts and what surely stands.
+    pub(crate) ledger: crate::exclusion::Ledger,
+    pub(crate) demands: crate::demands::Demands,
+    pub(crate) script: crate::handover::HandOver,
+    pub(crate) legacy: crate::ending::Legacy,
     pub(crate) counts: Counts,
     pub(crate) tasks: u64,
     pub(crate) faults_stopped: bool,
     pub(crate) hosts_stopped: bool,
-    /// In the last phase: everything is read once more, 1 before and 2 after a last crash of both sites.
+    /// How far the end of a polite run has come; see [`World::settle`].
     pub(crate) last_words: u8,
     moments: Moment,
     disk_orders: u64,
@@ -74,13 +79,20 @@ impl World {
         let link = Link::new(scenario.delay, scenario.buffer, random.fork());
         let mut hosts = Vec::new();
         for site in SiteId::BOTH {
-            for _ in 0..scenario.hosts {
+            for number in 0..scenario.hosts as u64 {
                 hosts.push(Host {
-                    id: HostId(0x100 + hosts.len() as u64),
+                    id: HostId(0x100 + if number < 2 { 0 } else { number + site.index() as u64 }),
+                    isid: number + 1,
                     site,
                     random: random.fork(),
                     waiting: Default::default(),
                     backs_off_until: 0,
+                    gone: false,
+                    sessions: 0,
+                    owed: Vec::new(),
+                    keys: Default::default(),
+                    seen: Default::default(),
+                    last: None,
                 });
             }
         }
@@ -98,6 +110,10 @@ impl World {
             fua: Vec::new(),
             values: Vec::new(),
             cuts: Cuts::default(),
+            ledger: Default::default(),
+            demands: Default::default(),
+            script: Default::default(),
+            legacy: Default::default(),
             counts: Counts::default(),
             tasks: 0,
             faults_stopped: false,
@@ -128,6 +144,7 @@ impl World {
             self.schedule.after(5 * MS, Happening::HostStep(index));
         }
         self.schedule.after(MS, Happening::LinkTry);
+        self.schedule.after(40 * MS, Happening::HandOver);
         let first = self.random.within(self.scenario.gap) + 30 * MS;
         self.schedule.after(first, Happening::Fault);
         match self.scenario.weather {
@@ -152,6 +169,8 @@ impl World {
                 }
             }
             Happening::HostStep(index) => self.step_host(index),
+            Happening::SessionBack(index) => self.hosts[index].gone = false,
+            Happening::HandOver => self.hand_over(),
             Happening::HostGivesUp { host, task } => self.give_up(host, task),
             Happening::Fault => self.strike(),
             Happening::Mend(ailment) => {
@@ -207,8 +226,11 @@ impl World {
         place.looks += 1;
         let events = place.inbox.len() as u64;
         for event in place.inbox.drain(..) {
-            if matches!(event, Event::LinkBytes { .. }) {
-                place.heard = Some(time);
+            match &event {
+                Event::LinkBytes { .. } => place.heard = Some(time),
+                // Tasks are numbered as operations are, from 1.
+                Event::Submit { task, .. } => self.history[task.0 as usize - 1].taken = true,
+                _ => {}
             }
             site.handle(now, event);
         }
@@ -225,7 +247,9 @@ impl World {
             format!("{id} looks: {events} events, {} actions", actions.len())
         });
         self.judge_pace(time);
+        self.take_effects(id);
         self.judge_site(id);
+        self.judge_tables();
         for action in actions {
             if let Some(left) = &mut self.places[id.index()].crash_within {
                 if *left == 0 {
@@ -296,19 +320,23 @@ impl World {
 
     /// Power goes at a site; it starts again later.
     pub(crate) fn crash(&mut self, id: SiteId) {
-        let place = &mut self.places[id.index()];
-        if place.site.is_none() {
+        if self.places[id.index()].site.is_none() {
             return;
         }
-        place.lose_power();
         self.counts.crashes += 1;
         self.note(&[12, id as u64], &[], || format!("{id} crashes"));
         for order in &mut self.orders[id.index()] {
             order.crashed();
         }
+        let place = &mut self.places[id.index()];
+        let mut lost: Vec<usize> = std::mem::take(&mut place.forsaken).into_values().collect();
+        place.lose_power();
         for host in self.hosts.iter_mut().filter(|host| host.site == id) {
-            host.waiting.clear();
+            lost.extend(std::mem::take(&mut host.waiting).into_values());
         }
+        lost.into_iter().for_each(|op| self.ledger.lost(op));
+        self.ledger.crashed(id);
+        self.demands.disturb(None);
         self.cut();
         let down = if self.faults_stopped || self.random.one_in(2) { 30 } else { 600 };
         let delay = self.random.between(1, down) * MS;

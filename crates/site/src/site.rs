@@ -26,6 +26,8 @@ pub type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
 
 /// How many alarms are remembered for status.
 const ALARMS_KEPT: usize = 100;
+/// How many effects of requests are remembered for checkers.
+const EFFECTS_KEPT: usize = 4096;
 
 /// Who waits for a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +86,8 @@ pub struct Site {
     /// Names of hosts of either site, for showing.
     pub(crate) host_names: BTreeMap<HostId, String>,
     pub(crate) alarms: VecDeque<String>,
+    /// See [`Site::take_effects`].
+    pub(crate) effects: VecDeque<(VolumeId, Effect)>,
     pub(crate) entries_appended: u64,
     pub(crate) draining: bool,
     drained: bool,
@@ -162,6 +166,7 @@ impl Site {
             hosts: BTreeMap::new(),
             host_names: BTreeMap::new(),
             alarms: VecDeque::new(),
+            effects: VecDeque::new(),
             entries_appended: 0,
             draining: false,
             drained: false,
@@ -282,7 +287,10 @@ impl Site {
                 self.judge(now, volume, stamp, compare, pieces);
             }
             engine::Action::Persistent { op, view } => self.answer(now, op, Completion::Persistent(view)),
-            engine::Action::Effect { volume, effect } => self.target.apply_effect(volume, &effect),
+            engine::Action::Effect { volume, effect } => {
+                self.target.apply_effect(volume, &effect);
+                self.remember_effect(volume, effect);
+            }
             engine::Action::SaveReservations(all) => self.save_reservations(&all),
             engine::Action::Checkpoint => self.journal.request_group(),
             engine::Action::Notice { severity, text } => self.notice(severity, text),
@@ -380,6 +388,14 @@ impl Site {
             }
             Errand::DestageSync { volume } => self.destage_sync_done(now, volume, result.map(|_| ())),
         }
+    }
+
+    /// Checkers ask for it with [`Site::take_effects`].
+    fn remember_effect(&mut self, volume: VolumeId, effect: Effect) {
+        if self.effects.len() == EFFECTS_KEPT {
+            self.effects.pop_front();
+        }
+        self.effects.push_back((volume, effect));
     }
 
     /// Keeps the reservations as of the cut that was just destaged, for recovery to begin with.

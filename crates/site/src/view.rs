@@ -4,6 +4,8 @@ use crate::api::Mode;
 use crate::site::Site;
 use crate::status::*;
 use biplex_engine::engine::Conflict;
+use biplex_engine::judge::Discard;
+use biplex_engine::reserve::{Effect, Reservations};
 use biplex_engine::view::{Row, RowData};
 use biplex_engine::{Extent, Lba, Now, Stamp, VolumeId};
 
@@ -162,6 +164,32 @@ impl Site {
             (_, _) => Vec::new(),
         };
         Some(crate::locks::state_runs(unit.blocks, &held, &reserved, from, limit))
+    }
+
+    /// A volume's reservations after all that is executed here.
+    pub fn reservations(&self, volume: VolumeId) -> Option<&Reservations> {
+        self.engine.reservations(volume)
+    }
+
+    /// Whether nothing of this volume waits to be decided in order.
+    pub fn decided(&self, volume: VolumeId) -> bool {
+        self.engine.decided(volume)
+    }
+
+    /// Whether no request on this volume is under way, as far as this site knows.
+    pub fn settled(&self, volume: VolumeId) -> bool {
+        self.engine.settled(volume)
+    }
+
+    /// Writes undone in this run (E4.1), numbered beyond `after`; the newest thousand are remembered.
+    pub fn undone(&self, after: u64) -> Vec<Discard> {
+        self.engine.discards(after)
+    }
+
+    /// What executed requests brought for the hosts of this site since this was last asked, oldest first; the newest few
+    /// thousand are remembered. For checkers.
+    pub fn take_effects(&mut self) -> Vec<(VolumeId, Effect)> {
+        self.effects.drain(..).collect()
     }
 
     /// Conflicts between the two sites' writes numbered beyond `after`; the newest few hundred are remembered.
