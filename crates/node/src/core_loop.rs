@@ -2,9 +2,11 @@
 //! site as events, and carries its actions out. Decides nothing. Never waits anywhere but in `poll`.
 //!
 //! ```text
-//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ disk orders, sends ─▶ flush ─▶ poll
-//!                                                   ▲──────── inline disk answers ────────┘
+//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ flush sends ─▶ disk orders ─▶ poll
+//!                                                   ▲──────────────── inline disk answers ──────┘
 //! ```
+//! Bytes leave before disk orders begin, so that the peer's journal works while this site's does and no host waits
+//! for a system call that is not about it.
 
 use crate::admin::{Answer, Ask, Question, ROWS_MAX};
 use crate::disks::Disks;
@@ -27,6 +29,8 @@ pub const HOSTS: Token = Token(1);
 pub const LINK: Token = Token(2);
 /// SIGTERM and SIGINT.
 pub const SIGNALS: Token = Token(3);
+/// The journal's ring, if there is one.
+pub const RING: Token = Token(4);
 /// First token of connections.
 pub const TOKENS_FROM: usize = 16;
 
@@ -143,7 +147,8 @@ impl Core {
         let (mut hosts_call, mut link_calls) = (self.hosts.accept_due(mono), false);
         for event in ready {
             match event.token() {
-                WAKER => {}
+                // Looked at below whoever woke us.
+                WAKER | RING => {}
                 HOSTS => hosts_call = true,
                 LINK => link_calls = true,
                 SIGNALS => self.take_signals(mono, events),
@@ -167,6 +172,10 @@ impl Core {
         };
         if link_calls {
             self.link.accept(&mut around);
+        }
+        while let Some((ticket, result)) = self.disks.reap() {
+            path::mark("append-known");
+            around.events.push(Event::DiskDone { ticket, result });
         }
         self.mailbox.begin();
         while let Some(letter) = self.mailbox.next() {
@@ -209,17 +218,14 @@ impl Core {
             next_token: &mut self.next_token,
             events,
         };
+        let mut orders = Vec::new();
         for action in actions.drain(..) {
             match action {
                 Action::HostSend { conn, bytes } => self.hosts.send(conn, bytes),
                 Action::HostClose { conn } => self.hosts.close(now.mono, conn),
                 Action::LinkSend { link, bytes } => self.link.send(link, bytes),
                 Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
-                Action::Disk { ticket, op } => {
-                    if let Some(result) = self.disks.order(ticket, op) {
-                        around.events.push(Event::DiskDone { ticket, result });
-                    }
-                }
+                Action::Disk { ticket, op } => orders.push((ticket, op)),
                 // Nothing here submits commands past iSCSI.
                 Action::Answer { task, completion: _ } => {
                     tracing::debug!("an answer nobody asked for: {task:?}")
@@ -231,6 +237,11 @@ impl Core {
         }
         self.link.flush(&mut around);
         self.hosts.flush(now.mono, events);
+        for (ticket, op) in orders {
+            if let Some(result) = self.disks.order(ticket, op) {
+                events.push(Event::DiskDone { ticket, result });
+            }
+        }
     }
 
     fn ending(&self, mono: u64) -> Option<Ending> {
