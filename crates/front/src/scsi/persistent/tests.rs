@@ -1,3 +1,5 @@
+//! Every form of PERSISTENT RESERVE OUT and IN against exact bytes, and lists of any bytes.
+
 use super::*;
 use proptest::prelude::*;
 
