@@ -161,6 +161,7 @@ fn a_windows_cluster_arbitrates_with_its_nodes_at_different_sites() {
             assert_eq!(host.reservation(), Some((key_two, WERO)));
         }
         let mut stranger = Host::at(&pair.sites[0], "stranger");
+        hear(&mut stranger);
         assert_eq!(write_once(&mut stranger, 9, 7), Err(CONFLICT));
         assert_eq!(write_once(&mut one, 9, 1), Ok(()), "the same initiator port is the same registrant");
     }

@@ -35,7 +35,7 @@ pub(crate) enum Turn {
 }
 
 /// What is decided in order of one volume.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     /// The reservations at the cut at which the backing stores stand.
     pub base: Reservations,
@@ -78,7 +78,7 @@ impl Ledger {
 }
 
 /// What is decided in order, of all volumes together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
     /// Facts that are still to be put on the stream.
     owed: VecDeque<(VolumeId, Nexus, Request)>,

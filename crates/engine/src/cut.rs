@@ -27,7 +27,7 @@ const ROWS_MAX: usize = 20_000;
 const RETRY_AFTER: u64 = 1_000_000_000;
 
 /// Rows by slot for a contiguous run of slots `(from, to]`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Rows {
     from: u64,
     to: u64,
@@ -35,7 +35,7 @@ struct Rows {
 }
 
 /// Where destaging stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cuts {
     /// The cut at which the backing stores stand.
     pub destaged: Stamp,

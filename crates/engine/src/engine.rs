@@ -303,6 +303,7 @@ pub struct VolumeCounters {
     pub conflicts: u64,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) struct Volume {
     pub geometry: VolumeGeometry,
     pub rules: Rules,
@@ -332,7 +333,8 @@ pub struct Conflict {
 /// How many conflicts are remembered for showing.
 const CONFLICTS_KEPT: usize = 256;
 
-/// One site's engine.
+/// One site's engine. A copy of it goes on from where it stands, and tells itself apart by nothing.
+#[derive(Clone, Debug)]
 pub struct Engine {
     pub(crate) config: Config,
     pub(crate) clock: Clock,

@@ -47,7 +47,7 @@ pub struct HostWrite {
 }
 
 /// A command at the door.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Knock {
     pub op: OpId,
     pub nexus: Nexus,
@@ -56,7 +56,7 @@ pub(crate) struct Knock {
 }
 
 /// What it wants.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Wish {
     Read { extent: Extent },
     Write { parts: Vec<WritePart>, fua: bool },
@@ -66,7 +66,7 @@ pub(crate) enum Wish {
 }
 
 /// The commands of one volume that have not been let in yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Doors {
     reads: VecDeque<Knock>,
     writes: VecDeque<Knock>,
@@ -107,7 +107,7 @@ pub(crate) struct Stage {
 }
 
 /// A command that was let in: what it still waits for and what follows then.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiter {
     stage: Stage,
     then: Then,
@@ -117,7 +117,7 @@ struct Waiter {
     on_its_way: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Then {
     Done,
     /// Where the pieces are is asked when the wait is over: they may have been destaged meanwhile.
@@ -144,11 +144,13 @@ pub(crate) enum Then {
 }
 
 /// All commands that were let in and not answered, findable by what they wait for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Waiting {
     ops: BTreeMap<OpId, Waiter>,
     by_append: BTreeSet<(AppendSeq, OpId)>,
     by_ack: BTreeSet<(Stamp, OpId)>,
+    /// Requests that are acked, while the peer may still owe what it let in before.
+    by_step: BTreeSet<OpId>,
     deadlines: BTreeSet<(u64, OpId)>,
 }
 
@@ -159,6 +161,12 @@ impl Waiting {
 
     pub(crate) fn len(&self) -> usize {
         self.ops.len()
+    }
+
+    /// Whether it is a request on the unit that waits for its outcome.
+    fn claims(&self, op: OpId) -> bool {
+        let then = self.ops.get(&op).map(|waiter| &waiter.then);
+        matches!(then, Some(Then::Verdict { claim: Some(_), .. }))
     }
 
     /// Whoever `gives_up` asks for nothing again: a request that was found in conflict does not start over for it.
@@ -428,6 +436,17 @@ impl Engine {
             self.waiting.by_ack.insert((stamp, op));
             return;
         }
+        if ack.is_some() && self.waiting.claims(op) {
+            // A new session may begin with an ack, before what the peer let in before it executed the request was sent
+            // again. Whoever hears the outcome must have that.
+            if !self.session.in_step_here() {
+                self.waiting.by_step.insert(op);
+                return;
+            }
+            if let Some(waiter) = self.waiting.ops.get_mut(&op) {
+                waiter.stage.ack = None;
+            }
+        }
         if let Some((id, stamp)) = turn
             && let Some(volume) = self.volumes.get_mut(&id)
             && !volume.ledger.executed(stamp)
@@ -486,6 +505,13 @@ impl Engine {
                 break;
             }
             self.waiting.by_ack.pop_first();
+            self.go_on(op);
+        }
+    }
+
+    /// All that the peer owed is here.
+    pub(crate) fn wake_in_step(&mut self) {
+        for op in std::mem::take(&mut self.waiting.by_step) {
             self.go_on(op);
         }
     }

@@ -27,7 +27,7 @@ enum Line {
 }
 
 /// What this site knows of its peer and of the line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Session {
     line: Line,
     journal: u64,
@@ -398,6 +398,7 @@ impl Engine {
         self.send_ping(now);
         self.say_started(now);
         self.execute(now);
+        self.wake_in_step();
         self.pump_doors(now);
     }
 

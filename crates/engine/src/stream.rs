@@ -25,7 +25,7 @@ pub const BACKLOG_BYTES_MAX: usize = 8 << 20;
 const FETCH_AHEAD_MAX: usize = 32;
 
 /// What comes from the peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inbound {
     /// Newest entry of the peer's origin that arrived (or that the backing stores have).
     pub received: Stamp,
@@ -58,7 +58,7 @@ impl Inbound {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     stamp: Stamp,
     fetched: Option<Bytes>,
@@ -66,7 +66,7 @@ struct Slot {
 }
 
 /// What goes to the peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outbound {
     /// Newest own stamp.
     pub issued: Stamp,

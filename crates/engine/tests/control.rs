@@ -153,6 +153,33 @@ fn a_reserve_starts_over_where_a_release_was_on_its_way() {
 }
 
 #[test]
+fn after_a_cut_a_reserve_waits_for_what_the_peer_sent_before() {
+    let mut pair = Pair::paired(Mode::Sync);
+    ask(&mut pair, host(A, 1), 1, RESERVE);
+    pair.settle();
+    assert_eq!(verdict(&pair, A, 1), Some(Verdict::Done));
+    ask(&mut pair, host(B, 2), 2, RESERVE);
+    pair.make_durable(B);
+    pair.pass(MS);
+    ask(&mut pair, host(A, 1), 3, RELEASE);
+    pair.deliver(A);
+    pair.make_durable(A);
+    // A executed the reserve, behind its own release on the line, and both are lost with it.
+    pair.wire = [vec![], vec![]];
+    for site in SiteId::BOTH {
+        pair.engines[site.index()].handle_link_closed(pair.now);
+        pair.drain(site);
+    }
+    // The new session begins with a heartbeat, whose ack is before the release.
+    pair.connect();
+    pair.pass(10 * MS);
+    pair.settle();
+    assert_eq!(verdict(&pair, A, 3), Some(Verdict::Done));
+    assert_eq!(verdict(&pair, B, 2), Some(Verdict::Done), "E3.7");
+    tables_are_equal(&pair);
+}
+
+#[test]
 fn a_nexus_that_ends_releases_what_it_reserved_and_a_leaver_waits_for_that() {
     let mut pair = Pair::paired(Mode::Sync);
     ask(&mut pair, host(A, 1), 1, RESERVE);

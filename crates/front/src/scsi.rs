@@ -283,7 +283,9 @@ impl Device {
         match row.operation {
             Operation::ModeSelect => return Transfer::Out(mode::list_length(cdb)),
             Operation::Reserve | Operation::Release => return Transfer::Out(reserve::list_length(cdb)),
-            Operation::PersistentOut => return Transfer::Out(persistent::list_length(cdb)),
+            Operation::PersistentOut => {
+                return Transfer::Out(persistent::list_length(cdb).min(persistent::LIST_BYTES_MAX));
+            }
             _ => {}
         }
         block::Request::parse(row, cdb, unit.config.blocks)

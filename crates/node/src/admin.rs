@@ -5,6 +5,7 @@
 //! {"ask":"status"}                        {"ok":{"site":"a",…}}
 //! {"ask":"table","skip":0,"limit":100}    {"ok":[{"number":1,…},…]}
 //! {"ask":"map","volume":"vol0"}           {"error":"there is no volume \"vol0\""}
+//! {"ask":"explain","lba":8}               {"ok":{"volume":"vol0","lba":8,"state":2,…}}
 //! ```
 
 use crate::mailbox::{Letter, Sender};
@@ -44,10 +45,33 @@ pub enum Question {
         /// Rows wanted.
         limit: usize,
     },
-    /// The block state map of a volume (E1.6).
+    /// The block state map of a volume (E1.6, E3.2), at most [`ROWS_MAX`] runs.
     Map {
         /// Its name.
         volume: String,
+        /// Block to begin at: where the last run of the answer before ended.
+        #[serde(default)]
+        from: u64,
+    },
+    /// Reservations and registrations (E3.3).
+    Locks {
+        /// The volume's name; all volumes without it.
+        #[serde(default)]
+        volume: Option<String>,
+    },
+    /// Who holds a block.
+    Explain {
+        /// The volume's name; not needed where there is only one.
+        #[serde(default)]
+        volume: Option<String>,
+        /// The block.
+        lba: u64,
+    },
+    /// The newest writes that a reservation undid (E4.1), those numbered beyond `after`.
+    Discards {
+        /// 0 for all that are remembered.
+        #[serde(default)]
+        after: u64,
     },
     /// The newest overlaps between the two sites' writes and who won, those numbered beyond `after`.
     Conflicts {
@@ -238,10 +262,13 @@ mod tests {
             while asked.len() < 2 {
                 if let Some(Letter::Ask(ask)) = letters.next() {
                     let answer = match &ask.question {
-                        Question::Map { volume } => Answer::Error(format!("no {volume}")),
-                        Question::Status | Question::Table { .. } | Question::Conflicts { .. } => {
-                            Answer::Ok(serde_json::json!([1, 2]))
-                        }
+                        Question::Map { volume, .. } => Answer::Error(format!("no {volume}")),
+                        Question::Status
+                        | Question::Table { .. }
+                        | Question::Conflicts { .. }
+                        | Question::Locks { .. }
+                        | Question::Explain { .. }
+                        | Question::Discards { .. } => Answer::Ok(serde_json::json!([1, 2])),
                     };
                     ask.reply.send(answer).expect("someone waits");
                     asked.push(ask.question);
@@ -252,13 +279,26 @@ mod tests {
         });
         let rows = ask(&path, &Question::Table { skip: 0, limit: 5 }).expect("an answer");
         assert_eq!(rows, serde_json::json!([1, 2]));
-        let refused = ask(&path, &Question::Map { volume: "x".to_owned() }).expect_err("no such volume");
+        let refused =
+            ask(&path, &Question::Map { volume: "x".to_owned(), from: 0 }).expect_err("no such volume");
         assert_eq!(refused.to_string(), "no x");
         assert_eq!(core.join().expect("no panic").len(), 2);
         drop(socket);
         assert!(!path.exists());
         let nobody = ask(&path, &Question::Status).expect_err("nobody").to_string();
         assert!(nobody.contains("biplex serve"), "{nobody}");
+    }
+
+    #[test]
+    fn what_may_be_left_out_of_a_question_has_a_default() {
+        let read = |text: &str| serde_json::from_str::<Question>(text).map_err(|error| error.to_string());
+        let volume = "vol0".to_owned();
+        assert_eq!(read(r#"{"ask":"map","volume":"vol0"}"#), Ok(Question::Map { volume, from: 0 }));
+        assert_eq!(read(r#"{"ask":"locks"}"#), Ok(Question::Locks { volume: None }));
+        assert_eq!(read(r#"{"ask":"explain","lba":7}"#), Ok(Question::Explain { volume: None, lba: 7 }));
+        assert_eq!(read(r#"{"ask":"discards"}"#), Ok(Question::Discards { after: 0 }));
+        let refused = read(r#"{"ask":"explain","volume":"vol0"}"#).expect_err("no block");
+        assert!(refused.contains("lba"), "{refused}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::core_loop::Ending;
 use crate::disks::file_disk::FileDisk;
 use crate::{keys, render, serve};
 use anyhow::Context;
-use biplex_site::{ConflictRow, MapRun, Status, TableRow};
+use biplex_site::{ConflictRow, DiscardRow, Explanation, Locks, MapRun, Status, TableRow};
 use biplex_store::ExplainOptions;
 use clap::{Args, Parser, Subcommand};
 use std::io::{IsTerminal, Write};
@@ -28,10 +28,12 @@ Examples:
   biplex serve --config examples/site-a.toml     run one site (and site-b.toml in another terminal)
   biplex status --config examples/site-a.toml    how is it? lag, risk, journal, last cut and digest
   biplex table --socket /run/biplex/a.sock       the writes that are held, oldest first
-  biplex map vol0 --config examples/site-a.toml  which blocks are held and which are on the store
+  biplex map vol0 --config examples/site-a.toml  which blocks are reserved, held, on the store
+  biplex locks --config examples/site-a.toml     who reserved what; --explain LBA: who holds this block?
+  biplex discards --socket /run/biplex/a.sock    writes that a reservation undid (async volumes)
   biplex config check examples/site-a.toml       what a config means, and its risks
   biplex keys examples/keys                      certificates for a pair
-  biplex inspect /var/lib/biplex/a/journal       explain a journal
+  biplex inspect /var/lib/biplex/a/journal       explain a journal; --extract: a write's bytes out of it
 
 Exit codes:
   0  done (serve: stopped as asked)     1  failed
@@ -65,13 +67,25 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Show the block state map of a volume: which blocks are held
+    /// Show the block state map of a volume: which blocks are reserved, and which are held
     Map {
         /// The volume's name
         volume: String,
         #[command(flatten)]
         at: Where,
     },
+    /// Show the reservation table and the persistent registrations, the same at both sites
+    Locks {
+        /// The volume's name (default: all volumes)
+        volume: Option<String>,
+        /// Say who holds this block, since when, through which site
+        #[arg(long, value_name = "LBA")]
+        explain: Option<u64>,
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Show the newest writes that were undone because a reservation stood (reserve_conflicting_writes = "discard")
+    Discards(Where),
     /// Show the newest overlaps between the two sites' writes, and which write won
     Conflicts(Where),
     /// Try it: two sites on this machine, conflicting writes, a cut line; ends with both disks' checksums
@@ -93,6 +107,13 @@ enum Command {
         /// A line for each record, too
         #[arg(long)]
         records: bool,
+        /// Instead: find the write with this stamp, as `discards` and --records show it (or nanoseconds and site letter,
+        /// as `table --json` has them), and write its bytes to a file
+        #[arg(long, value_name = "STAMP", requires = "to", conflicts_with_all = ["groups", "records"])]
+        extract: Option<String>,
+        /// Where --extract writes to; must not exist
+        #[arg(long, value_name = "OUT", requires = "extract")]
+        to: Option<PathBuf>,
     },
     /// Make the certificates of a pair: pair.pem, a.pem, a.key, b.pem, b.key (and pair.key, to be put away)
     Keys {
@@ -165,16 +186,29 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             })?;
         }
         Command::Table { at, limit } => run_table(&at, limit)?,
-        Command::Map { volume, at } => {
-            let runs = admin::ask(&at.socket()?, &Question::Map { volume })?;
-            show(&at, runs, |runs: Vec<MapRun>| render::state_map(&runs))?;
+        Command::Map { volume, at } => run_map(&at, &volume)?,
+        Command::Locks { volume, explain: Some(lba), at } => {
+            let told = admin::ask(&at.socket()?, &Question::Explain { volume, lba })?;
+            show(&at, told, |told: Explanation| render::locks::explanation(&told))?;
+        }
+        Command::Locks { volume, explain: None, at } => {
+            let locks = admin::ask(&at.socket()?, &Question::Locks { volume })?;
+            show(&at, locks, |locks: Locks| render::locks::locks(&locks))?;
+        }
+        Command::Discards(at) => {
+            let rows = admin::ask(&at.socket()?, &Question::Discards { after: 0 })?;
+            show(&at, rows, |rows: Vec<DiscardRow>| render::locks::discards(&rows))?;
         }
         Command::Conflicts(at) => {
             let rows = admin::ask(&at.socket()?, &Question::Conflicts { after: 0 })?;
             show(&at, rows, |rows: Vec<ConflictRow>| render::conflicts(&rows))?;
         }
         Command::Demo { keep, dir } => crate::demo::run(keep, dir)?,
-        Command::Inspect { file, groups, records } => {
+        Command::Inspect { file, extract: Some(stamp), to: Some(out), .. } => {
+            let told = crate::extract::run(&file, &stamp, &out)?;
+            writeln!(std::io::stdout().lock(), "{told}")?;
+        }
+        Command::Inspect { file, groups, records, .. } => {
             return run_inspect(&file, ExplainOptions { groups, records });
         }
         Command::Keys { directory } => {
@@ -249,6 +283,22 @@ fn run_table(at: &Where, limit: usize) -> anyhow::Result<()> {
         }
     }
     show(at, serde_json::to_value(rows)?, |rows: Vec<TableRow>| render::hold_table(&rows))
+}
+
+fn run_map(at: &Where, volume: &str) -> anyhow::Result<()> {
+    let socket = at.socket()?;
+    let mut runs: Vec<MapRun> = Vec::new();
+    loop {
+        let from = runs.last().map_or(0, |last| last.start + last.blocks);
+        let more = admin::ask(&socket, &Question::Map { volume: volume.to_owned(), from })?;
+        let more: Vec<MapRun> = serde_json::from_value(more)?;
+        let last = more.len() < ROWS_MAX;
+        runs.extend(more);
+        if last {
+            break;
+        }
+    }
+    show(at, serde_json::to_value(runs)?, |runs: Vec<MapRun>| render::state_map(&runs))
 }
 
 fn show<T: serde::de::DeserializeOwned>(

@@ -8,12 +8,13 @@
 pub mod identity;
 pub mod quantity;
 mod raw;
+mod rules;
 pub mod summary;
 
 use crate::tls;
 use biplex_engine::{BLOCK_BYTES, SiteId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
-use biplex_site::{ChapConfig, Mode, SiteConfig, TableKind, VolumeConfig};
+use biplex_site::{ChapConfig, Rules, SiteConfig, TableKind, VolumeConfig};
 use quantity::{SIZE_REMEDY, TIME_REMEDY, parse_size, parse_time};
 use raw::{RawChap, RawConfig, RawIscsi, RawLink, RawTls, RawVolume, Text};
 use std::collections::BTreeMap;
@@ -89,8 +90,8 @@ pub struct Volume {
     pub lun: u16,
     /// Size in bytes.
     pub bytes: u64,
-    /// Completion mode.
-    pub mode: Mode,
+    /// Completion mode, and what it says of reservations and COMPARE AND WRITE.
+    pub rules: Rules,
     /// Backing store: a file or a block device.
     pub store: PathBuf,
     /// Serial number, if configured.
@@ -193,7 +194,7 @@ impl Config {
                 naa,
                 blocks: volume.bytes / BLOCK_BYTES,
             };
-            VolumeConfig { unit, rules: biplex_site::Rules::of(volume.mode) }
+            VolumeConfig { unit, rules: volume.rules }
         });
         SiteConfig {
             site: self.site,
@@ -553,9 +554,9 @@ impl<'a> Reading<'a> {
                 self.mistake(volume.name.span(), what, "choose another name for one of them");
             }
             let bytes = self.volume_bytes(&volume.size);
-            let mode = self.mode(&volume.mode);
+            let rules = self.rules(&volume);
             let serial = volume.serial.as_ref().map(|serial| self.serial(serial));
-            result.push(Volume { name, lun, bytes, mode, store, serial });
+            result.push(Volume { name, lun, bytes, rules, store, serial });
         }
         result
     }
@@ -595,20 +596,6 @@ impl<'a> Reading<'a> {
             );
         }
         bytes
-    }
-
-    fn mode(&mut self, text: &Text) -> Mode {
-        match text.get_ref().as_str() {
-            "sync" => Mode::Sync,
-            "async" => Mode::Async,
-            "flush" => Mode::Flush,
-            other => {
-                let remedy = "say \"sync\" (done when durable at both sites), \"async\" (durable here) or \"flush\" \
-                              (durable here; FUA and SYNCHRONIZE CACHE wait for both)";
-                self.mistake(text.span(), format!("there is no mode \"{other}\""), remedy);
-                Mode::Sync
-            }
-        }
     }
 
     fn serial(&mut self, text: &Text) -> String {

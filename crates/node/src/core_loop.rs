@@ -2,9 +2,11 @@
 //! site as events, and carries its actions out. Decides nothing. Never waits anywhere but in `poll`.
 //!
 //! ```text
-//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ disk orders, sends ─▶ flush ─▶ poll
-//!                                                   ▲──────── inline disk answers ────────┘
+//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ append ─▶ flush sends ─▶ other disk orders ─▶ poll
+//!                                                   ▲──────────────── inline disk answers ───────────┘
 //! ```
+//! The journal's thread gets its append first, then bytes leave, and only then do other disk orders begin (some are
+//! system calls made here): no peer and no host waits for one that is not about it.
 
 use crate::admin::{Answer, Ask, Question, ROWS_MAX};
 use crate::disks::Disks;
@@ -14,6 +16,7 @@ use crate::mailbox::{Letter, Mailbox};
 use crate::path;
 use biplex_engine::Now;
 use biplex_site::{Action, Event, Notice, Severity, Site};
+use biplex_store::DiskOp;
 use mio::{Events, Poll, Token};
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook_mio::v1_0::Signals;
@@ -209,17 +212,19 @@ impl Core {
             next_token: &mut self.next_token,
             events,
         };
+        let mut orders = Vec::new();
         for action in actions.drain(..) {
             match action {
                 Action::HostSend { conn, bytes } => self.hosts.send(conn, bytes),
                 Action::HostClose { conn } => self.hosts.close(now.mono, conn),
                 Action::LinkSend { link, bytes } => self.link.send(link, bytes),
                 Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
-                Action::Disk { ticket, op } => {
+                Action::Disk { ticket, op: op @ DiskOp::AppendDurable { .. } } => {
                     if let Some(result) = self.disks.order(ticket, op) {
                         around.events.push(Event::DiskDone { ticket, result });
                     }
                 }
+                Action::Disk { ticket, op } => orders.push((ticket, op)),
                 // Nothing here submits commands past iSCSI.
                 Action::Answer { task, completion: _ } => {
                     tracing::debug!("an answer nobody asked for: {task:?}")
@@ -231,6 +236,11 @@ impl Core {
         }
         self.link.flush(&mut around);
         self.hosts.flush(now.mono, events);
+        for (ticket, op) in orders {
+            if let Some(result) = self.disks.order(ticket, op) {
+                events.push(Event::DiskDone { ticket, result });
+            }
+        }
     }
 
     fn ending(&self, mono: u64) -> Option<Ending> {
@@ -258,17 +268,24 @@ fn log(notice: &Notice) {
 }
 
 fn answer(site: &Site, Ask { question, reply }: Ask) {
-    let value = match &question {
-        Question::Status => serde_json::to_value(site.status(now())),
-        Question::Table { skip, limit } => serde_json::to_value(site.table(*skip, (*limit).min(ROWS_MAX))),
-        Question::Conflicts { after } => serde_json::to_value(site.conflicts(*after)),
-        Question::Map { volume } => match site.map(volume) {
-            Some(runs) => serde_json::to_value(runs),
-            None => return deliver(&reply, Answer::Error(format!("there is no volume \"{volume}\""))),
-        },
+    let said = match &question {
+        Question::Status => told(Ok(site.status(now()))),
+        Question::Table { skip, limit } => told(Ok(site.table(*skip, (*limit).min(ROWS_MAX)))),
+        Question::Conflicts { after } => told(Ok(site.conflicts(*after))),
+        Question::Map { volume, from } => {
+            let runs = site.map_from(volume, *from, ROWS_MAX);
+            told(runs.ok_or_else(|| format!("there is no volume \"{volume}\"")))
+        }
+        Question::Locks { volume } => told(site.locks(volume.as_deref())),
+        Question::Explain { volume, lba } => told(site.explain(volume.as_deref(), *lba)),
+        Question::Discards { after } => told(Ok(site.discards(*after))),
     };
-    let answer = value.map_or_else(|error| Answer::Error(error.to_string()), Answer::Ok);
-    deliver(&reply, answer);
+    deliver(&reply, said);
+}
+
+fn told<T: serde::Serialize>(said: Result<T, String>) -> Answer {
+    let value = said.and_then(|value| serde_json::to_value(value).map_err(|error| error.to_string()));
+    value.map_or_else(Answer::Error, Answer::Ok)
 }
 
 fn deliver(reply: &std::sync::mpsc::SyncSender<Answer>, answer: Answer) {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod core_loop;
 pub mod demo;
 pub mod disks;
+pub mod extract;
 pub mod fingerprint;
 pub mod hosts;
 pub mod keys;

@@ -1,5 +1,7 @@
 //! Answers for how a site's status, hold table and state map look to people.
 
+pub mod locks;
+
 use crate::calm::shape;
 use crate::config::quantity::{show_size, show_time};
 use biplex_site::{ConflictRow, MapRun, Status, TableRow};
@@ -91,6 +93,7 @@ pub fn status(status: &Status) -> String {
         "writes",
         "conflicts",
         "errors",
+        "reservations",
     ]);
     for volume in &status.volumes {
         volumes.add_row([
@@ -104,6 +107,7 @@ pub fn status(status: &Status) -> String {
             format!("{} / {}", volume.writes, show_size(volume.written_bytes)),
             volume.conflicts.to_string(),
             volume.errors.to_string(),
+            locks::short(volume),
         ]);
     }
     writeln!(text, "\n{volumes}").expect("a String takes all that is written to it");
@@ -159,16 +163,26 @@ pub fn hold_table(rows: &[TableRow]) -> String {
     table.to_string()
 }
 
-/// The block state map (E1.6).
+/// What a state of the block state map means (E3.2).
+pub fn show_state(state: u8) -> &'static str {
+    match state {
+        0 => "free, on the backing store",
+        1 => "free, held",
+        2 => "reserved, on the backing store",
+        3 => "reserved, held",
+        _ => "unknown to this release",
+    }
+}
+
+/// The block state map (E1.6, E3.2).
 pub fn state_map(runs: &[MapRun]) -> String {
     let mut table = table(&["start block", "blocks", "state", "meaning"]);
     for run in runs {
-        let meaning = if run.state == 0 { "on the backing store" } else { "held" };
         table.add_row([
             run.start.to_string(),
             run.blocks.to_string(),
             run.state.to_string(),
-            meaning.to_owned(),
+            show_state(run.state).to_owned(),
         ]);
     }
     table.to_string()

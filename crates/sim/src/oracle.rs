@@ -57,7 +57,7 @@ impl World {
         }
         let place = &mut self.places[id.index()];
         if let Some(site) = place.site.as_ref() {
-            for discard in site.discards(place.discards_seen) {
+            for discard in site.undone(place.discards_seen) {
                 place.discards_seen = discard.number;
                 place.discarded.insert((discard.volume, discard.stamp));
             }
@@ -368,7 +368,7 @@ fn judge_map(site: &Site, status: &Status) -> Result<(), String> {
             let Some(part) = held.get(run.start as usize..at as usize) else {
                 return Err(format!("{}: the map passes the volume", volume.name));
             };
-            if let Some(offset) = part.iter().position(|&state| state != run.state) {
+            if let Some(offset) = part.iter().position(|&state| state != run.state & 1) {
                 let block = run.start as usize + offset;
                 return Err(format!(
                     "{}: block {block} is {} on the map, not in the table",

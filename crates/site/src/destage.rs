@@ -1,5 +1,6 @@
 //! Destage: carries out a cut that the engine ordered (E1.7). Pieces are written in order of block, a few disk orders
-//! at a time; then every touched store is synced; only then is the engine told.
+//! at a time; then every touched store is synced; only then is the engine told. A large cut is written and synced in
+//! bites, so that the journal, which may be on the same disk, never queues behind all of it.
 //!
 //! Until then hosts go on reading these blocks from the hold table, and store reads that began before the destage are
 //! let finish first, so that no read ever sees half of a block's old and half of its new bytes.
@@ -17,6 +18,9 @@ use std::collections::{BTreeSet, VecDeque};
 const ORDERS_MAX: usize = 16;
 /// Neighbouring pieces are joined into writes of up to this many bytes.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
+/// So many bytes are written before they are synced. A sync of all of a cut at once would fill the disk's queue for
+/// tens of milliseconds, and every host's write waits for the journal behind it.
+const BITE_BYTES_MAX: u64 = 2 << 20;
 
 /// A destage under way.
 pub(crate) struct Destager {
@@ -25,6 +29,8 @@ pub(crate) struct Destager {
     /// Store reads that began before.
     readers: BTreeSet<DiskTicket>,
     under_way: usize,
+    /// What was written since the last sync, and where.
+    bite: u64,
     touched: BTreeSet<VolumeId>,
     syncing: bool,
     error: Option<String>,
@@ -37,6 +43,7 @@ impl Site {
             pieces: pieces.into(),
             readers: self.store_reads.clone(),
             under_way: 0,
+            bite: 0,
             touched: BTreeSet::new(),
             syncing: false,
             error: None,
@@ -59,6 +66,9 @@ impl Site {
             if destager.error.is_some() {
                 destager.pieces.clear();
             }
+            if destager.bite >= BITE_BYTES_MAX {
+                break;
+            }
             let Some(piece) = destager.pieces.pop_front() else { break };
             destager.touched.insert(piece.volume);
             self.destage_piece(piece);
@@ -78,6 +88,12 @@ impl Site {
                 );
             }
             return;
+        }
+        if !destager.pieces.is_empty() && destager.error.is_none() {
+            // A bite is on the medium: on to the next one.
+            (destager.bite, destager.syncing) = (0, false);
+            destager.touched.clear();
+            return self.pump_destage(now);
         }
         if let Some(Destager { cut, error, .. }) = self.destager.take() {
             self.engine.handle_destaged(now, cut, error.map_or(Ok(()), Err));
@@ -144,6 +160,9 @@ impl Site {
 
     fn write_store(&mut self, volume: VolumeId, extent: Extent, data: Vec<Bytes>) {
         self.count_order();
+        if let Some(destager) = &mut self.destager {
+            destager.bite += extent.bytes();
+        }
         let order = DiskOp::Write { device: Device::Volume(volume), offset: extent.start().bytes(), data };
         self.order_disk(order, Errand::DestageWrite { volume, bytes: extent.bytes() });
     }

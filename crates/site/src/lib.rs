@@ -9,6 +9,7 @@
 pub mod api;
 mod destage;
 mod link;
+mod locks;
 mod read;
 mod site;
 pub mod status;

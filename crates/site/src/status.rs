@@ -119,6 +119,10 @@ pub struct VolumeStatus {
     pub destaged_bytes: u64,
     /// Overlaps between writes of different sites resolved in this run.
     pub conflicts: u64,
+    /// Reservations in a word or two: "free", or by whom it is reserved.
+    pub reserved: String,
+    /// Nexuses that registered a key (PERSISTENT RESERVE OUT).
+    pub registrations: u64,
     /// Backing-store errors in this run.
     pub errors: u64,
     /// The last of them.
@@ -157,15 +161,135 @@ pub struct TableRow {
     pub volume: String,
 }
 
-/// A run of equal states in the block state map (E1.6): 0 on the backing store, 1 held.
+/// A run of equal states in the block state map. Of the state's two bits the lower one says that the newest data is
+/// held (E1.6), the upper one that the blocks are reserved (E3.2): 0 free and on the backing store, 1 free and held,
+/// 2 reserved and on the backing store, 3 reserved and held.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MapRun {
     /// First block.
     pub start: u64,
     /// Number of blocks.
     pub blocks: u64,
-    /// 0 or 1.
+    /// 0, 1, 2 or 3.
     pub state: u8,
+}
+
+/// A row of the reservation table: the five columns of E3.3, and what else there is to say of it. The same at both
+/// sites.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockRow {
+    /// 1, 2, 3 … in order of start time, for each volume.
+    pub number: u64,
+    /// Start time: stamp time of the request, nanoseconds since the epoch.
+    pub time: u64,
+    /// Host id: the host's name where it is known, its number in hexadecimal otherwise. Who reserved, and may release.
+    pub host: String,
+    /// Start block; 0 where the whole unit is reserved.
+    pub start: u64,
+    /// Block count; all of the volume where the whole unit is reserved.
+    pub blocks: u64,
+    /// The volume's name.
+    pub volume: String,
+    /// What sort of reservation, in words.
+    pub kind: String,
+    /// At which site's port it was reserved.
+    pub site: String,
+    /// The session's ISID, hexadecimal: with host and site it is the nexus.
+    pub isid: String,
+    /// The host that it was made for, where that is another one than reserved.
+    pub third_party: Option<String>,
+    /// Reservation identification of an extent.
+    pub id: Option<u8>,
+}
+
+/// A nexus that registered a key (SPC-4 5.13.7).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegistrationRow {
+    /// The initiator's name.
+    pub host: String,
+    /// At which site's port.
+    pub site: String,
+    /// The session's ISID, hexadecimal.
+    pub isid: String,
+    /// RESERVATION KEY, hexadecimal.
+    pub key: String,
+    /// It holds the persistent reservation.
+    pub holder: bool,
+    /// Registered with the same request at both sites' ports (ALL_TG_PT).
+    pub all_ports: bool,
+}
+
+/// Reservations and registrations of a volume: the same at both sites, but for `waiting`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeLocks {
+    /// The volume's name.
+    pub volume: String,
+    /// The reservation table (E3.3).
+    pub rows: Vec<LockRow>,
+    /// PRGENERATION: how often registrations changed.
+    pub generation: u32,
+    /// Registrations and persistent reservation survive that both sites lose power (APTPL).
+    pub aptpl: bool,
+    /// Type of the persistent reservation, in words.
+    pub reservation: Option<String>,
+    /// All registered nexuses.
+    pub registrations: Vec<RegistrationRow>,
+    /// A host set SWP by MODE SELECT: writes are refused.
+    pub write_protected: bool,
+    /// Something is known here that is not executed yet: the tables may change at once, or when the line is back.
+    pub waiting: bool,
+}
+
+/// Reservations of several volumes, in order of their logical unit numbers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Locks {
+    /// The volumes.
+    pub volumes: Vec<VolumeLocks>,
+    /// Volumes that found no place in this answer: ask for them by name.
+    pub left_out: Vec<String>,
+}
+
+/// What is known of one block.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The volume's name.
+    pub volume: String,
+    /// The block.
+    pub lba: u64,
+    /// Its state in the block state map, 0 to 3.
+    pub state: u8,
+    /// The reservations that have a say about it. The same at both sites.
+    pub rows: Vec<LockRow>,
+    /// How many nexuses are registered on the volume.
+    pub registrations: u64,
+    /// The row of the hold table that has its newest data; `None`: that is on the backing store.
+    pub data: Option<TableRow>,
+}
+
+/// A write that was undone at both sites, because the blocks were reserved for another host when it was stamped and the
+/// volume says `reserve_conflicting_writes = "discard"` (E4.1).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiscardRow {
+    /// Counts from 1 in each run.
+    pub number: u64,
+    /// The volume's name.
+    pub volume: String,
+    /// Who wrote: the host's name where it is known, its number in hexadecimal otherwise.
+    pub host: String,
+    /// First block.
+    pub start: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Stamp time and site of the write.
+    pub written: (u64, String),
+    /// Start time of the reservation that forbade it, and the site it was asked for at.
+    pub reserved: Option<(u64, String)>,
+    /// The write's stamp as `biplex inspect JOURNAL --extract STAMP` takes it.
+    pub stamp: String,
+    /// Where its bytes lie in this site's journal.
+    pub journal: Option<u64>,
+    /// The journal has the bytes for sure; after the next destage they may be overwritten.
+    pub kept: bool,
 }
 
 /// An overlap between writes of the two sites, and who won (E1.4).

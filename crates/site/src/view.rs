@@ -6,8 +6,8 @@ use crate::status::*;
 use biplex_engine::engine::Conflict;
 use biplex_engine::judge::Discard;
 use biplex_engine::reserve::{Effect, Reservations};
-use biplex_engine::view::RowData;
-use biplex_engine::{Now, Stamp, VolumeId};
+use biplex_engine::view::{Row, RowData};
+use biplex_engine::{Extent, Lba, Now, Stamp, VolumeId};
 
 impl Site {
     /// The site at a glance.
@@ -102,12 +102,17 @@ impl Site {
             written_bytes: counters.written_bytes,
             destaged_bytes: life.destaged_bytes,
             conflicts: counters.conflicts,
+            reserved: self.reserved_words(volume),
+            registrations: self
+                .engine
+                .reservations(id)
+                .map_or(0, |locks| locks.parts().registrations.len() as u64),
             errors: life.errors,
             last_error: life.last_error,
         }
     }
 
-    fn volume_name(&self, id: VolumeId) -> String {
+    pub(crate) fn volume_name(&self, id: VolumeId) -> String {
         let found = self.config.volumes.iter().find(|volume| volume.unit.volume == id);
         found.map_or_else(|| id.to_string(), |volume| volume.unit.name.clone())
     }
@@ -115,10 +120,23 @@ impl Site {
     /// The hold table, from row `skip`, at most `limit` rows (E1.3).
     pub fn table(&self, skip: usize, limit: usize) -> Vec<TableRow> {
         let rows = self.engine.rows().into_iter().enumerate().skip(skip).take(limit);
-        rows.map(|(index, row)| TableRow {
+        rows.map(|(index, row)| self.table_row(index, row)).collect()
+    }
+
+    /// The row of the hold table that has this block's newest data.
+    pub(crate) fn row_at(&self, volume: VolumeId, lba: Lba) -> Option<TableRow> {
+        let mut rows = self.engine.rows().into_iter().enumerate();
+        let block = Extent::new(lba, 1)?;
+        // The plain table keeps what is written over: the last row has it.
+        let found = rows.rfind(|(_, row)| row.volume == volume && row.extent.overlaps(block));
+        found.map(|(index, row)| self.table_row(index, row))
+    }
+
+    fn table_row(&self, index: usize, row: Row) -> TableRow {
+        TableRow {
             number: index as u64 + 1,
             time: row.stamp.time,
-            host: self.host_names.get(&row.host).cloned().unwrap_or_else(|| row.host.to_string()),
+            host: self.host_name(row.volume, row.host),
             start: row.extent.start().0,
             blocks: row.extent.blocks(),
             site: row.stamp.site.to_string(),
@@ -129,26 +147,23 @@ impl Site {
                 RowData::Unmap => "unmap".into(),
             },
             volume: self.volume_name(row.volume),
-        })
-        .collect()
+        }
     }
 
-    /// Block state map of the volume with this name (E1.6); `None` if there is no such volume.
+    /// Block state map of the volume with this name (E1.6, E3.2), all of it; `None` if there is no such volume.
     pub fn map(&self, volume: &str) -> Option<Vec<MapRun>> {
-        let volume = self.config.volumes.iter().find(|found| found.unit.name == volume)?;
-        let mut runs = Vec::new();
-        let mut at = 0;
-        for held in self.engine.map(volume.unit.volume)? {
-            if held.start().0 > at {
-                runs.push(MapRun { start: at, blocks: held.start().0 - at, state: 0 });
-            }
-            runs.push(MapRun { start: held.start().0, blocks: held.blocks(), state: 1 });
-            at = held.end().0;
-        }
-        if at < volume.unit.blocks {
-            runs.push(MapRun { start: at, blocks: volume.unit.blocks - at, state: 0 });
-        }
-        Some(runs)
+        self.map_from(volume, 0, usize::MAX)
+    }
+
+    /// The same from block `from` on, at most `limit` runs.
+    pub fn map_from(&self, volume: &str, from: u64, limit: usize) -> Option<Vec<MapRun>> {
+        let unit = &self.volume_named(volume)?.unit;
+        let held = self.engine.map(unit.volume)?;
+        let reserved = match (self.engine.reservations(unit.volume), Extent::new(Lba(0), unit.blocks)) {
+            (Some(locks), Some(all)) => locks.map(all),
+            (_, _) => Vec::new(),
+        };
+        Some(crate::locks::state_runs(unit.blocks, &held, &reserved, from, limit))
     }
 
     /// A volume's reservations after all that is executed here.
@@ -167,7 +182,7 @@ impl Site {
     }
 
     /// Writes undone in this run (E4.1), numbered beyond `after`; the newest thousand are remembered.
-    pub fn discards(&self, after: u64) -> Vec<Discard> {
+    pub fn undone(&self, after: u64) -> Vec<Discard> {
         self.engine.discards(after)
     }
 

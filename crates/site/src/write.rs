@@ -23,6 +23,9 @@ use biplex_front::{Command, Completion, Failure};
 use biplex_store::{Checkpoint, DiskError, DiskOp, Durable};
 use bytes::Bytes;
 
+/// A payload from this size on stays where it was received: half of what `node` reads into at a time.
+const KEPT_BYTES_MIN: usize = 128 << 10;
+
 impl Site {
     /// A host's command, with SCSI taken off.
     pub(crate) fn command(
@@ -143,7 +146,7 @@ impl Site {
 }
 
 /// A payload that is a small part of a large receive buffer would keep all of that buffer in memory for as long as it
-/// is held; such a one is copied.
+/// is held; such a one is copied. A large one is at least half of its buffer.
 fn own_memory(data: Bytes) -> Bytes {
-    Bytes::copy_from_slice(&data)
+    if data.len() >= KEPT_BYTES_MIN { data } else { Bytes::copy_from_slice(&data) }
 }

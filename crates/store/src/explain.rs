@@ -5,8 +5,9 @@ use crate::error::StoreError;
 use crate::layout::{Layout, SLOTS, read_superblock};
 use crate::scan::{FoundGroup, Plan, Scanner, SegmentRead, SlotRead};
 use crate::state::{StateRead, in_force};
+use crate::words;
 use biplex_engine::Stamp;
-use biplex_format::RecordHeader;
+use biplex_engine::engine::Mode;
 use biplex_format::journal::{Checkpoint, SUPERBLOCK_BYTES, SegmentHeader};
 use std::collections::BTreeMap;
 
@@ -75,7 +76,7 @@ pub fn explain(
     let mut broken = Vec::new();
     for segment in &told {
         let share = shares.entry(segment.seq).or_default();
-        broken.extend(scanner.groups_of(segment, &mut |_, group| share.add(group))?);
+        broken.extend(scanner.groups_of(segment, &mut |_, group, _| share.add(group))?);
     }
     tell_superblock(&scanner, &faults, line);
     tell_summary(&scanner, plan.as_ref(), &shares, line);
@@ -91,8 +92,11 @@ pub fn explain(
     tell_segments(&scanner, &segments, plan.as_ref(), &shares, line);
     if options.groups || options.records {
         for segment in &told {
-            scanner.groups_of(segment, &mut |at, group| {
-                tell_group(segment, at, group, options.records, line);
+            scanner.groups_of(segment, &mut |at, group, bytes| {
+                tell_group(segment, at, group, line);
+                if options.records {
+                    tell_records(at, group, bytes, line);
+                }
             })?;
         }
     }
@@ -151,15 +155,13 @@ fn tell_superblock(
         superblock.segment_bytes
     ));
     for volume in &superblock.volumes {
-        let mode = match volume.mode {
-            0 => "async",
-            1 => "sync",
-            2 => "flush",
-            _ => "of unknown mode",
-        };
         line(format!(
-            "volume     {} {:?} lun {} blocks {} {mode}",
-            volume.id, volume.name, volume.lun, volume.blocks
+            "volume     {} {:?} lun {} blocks {} {}",
+            volume.id,
+            volume.name,
+            volume.lun,
+            volume.blocks,
+            rules_words(volume.mode)
         ));
     }
     for (copy, fault) in (0..).zip(faults) {
@@ -170,6 +172,19 @@ fn tell_superblock(
             ));
         }
     }
+}
+
+/// A volume's rules as its row says them ([`biplex_engine::engine::Rules::ordinal`]).
+fn rules_words(ordinal: u8) -> String {
+    let mode = match ordinal & 15 {
+        of if of == Mode::Async as u8 => "async",
+        of if of == Mode::Sync as u8 => "sync",
+        of if of == Mode::Flush as u8 => "flush",
+        _ => "of unknown mode",
+    };
+    let discard = if ordinal & 16 != 0 { ", discards conflicting writes" } else { "" };
+    let swaps = if ordinal & 32 != 0 { ", allows COMPARE AND WRITE" } else { "" };
+    format!("{mode}{discard}{swaps}")
 }
 
 fn tell_summary(
@@ -251,6 +266,15 @@ fn tell_states(
             StateRead::Broken { seq: None, damage } => format!("torn or damaged: {damage}"),
         };
         line(format!("saved      {slot} at {}: {words}", scanner.layout.state_slot(slot)));
+        if let StateRead::Valid { seq, bytes } = read
+            && named == Some(*seq)
+        {
+            let name = |id| {
+                let of = scanner.superblock.volumes.iter().find(|volume| volume.id == id);
+                of.map_or_else(|| format!("volume {id}"), |volume| volume.name.clone())
+            };
+            words::state(bytes, name).into_iter().for_each(|words| line(format!("locks      {words}")));
+        }
     }
 }
 
@@ -290,13 +314,7 @@ fn tell_segments(
     }
 }
 
-fn tell_group(
-    segment: &SegmentHeader,
-    at: u64,
-    group: &FoundGroup,
-    records: bool,
-    line: &mut dyn FnMut(String),
-) {
+fn tell_group(segment: &SegmentHeader, at: u64, group: &FoundGroup, line: &mut dyn FnMut(String)) {
     line(format!(
         "group      {} at {at}, segment {}, {} pages, {} records, {}",
         group.header.group_seq,
@@ -305,16 +323,12 @@ fn tell_group(
         group.header.records,
         checkpoint_words(&group.header.checkpoint)
     ));
-    if records {
-        for record in &group.records {
-            line(format!("record     at {} {}", at + record.body.start as u64, record_words(&record.header)));
-        }
-    }
 }
 
-fn record_words(header: &RecordHeader) -> String {
-    match header.summary() {
-        Ok(words) => words,
-        Err(error) => format!("does not read: {error}"),
+fn tell_records(at: u64, group: &FoundGroup, bytes: &[u8], line: &mut dyn FnMut(String)) {
+    for record in &group.records {
+        let body = bytes.get(record.body.clone()).unwrap_or_default();
+        let words = words::record(&record.header, body);
+        line(format!("record     at {} {words}", at + record.body.start as u64));
     }
 }

@@ -8,17 +8,20 @@
 pub mod disk;
 pub mod error;
 pub mod explain;
+pub mod extract;
 pub mod layout;
 pub mod page;
 pub mod recover;
 pub mod ring;
 mod scan;
 mod state;
+mod words;
 
 pub use biplex_format::journal::Checkpoint;
 pub use disk::{Device, Disk, DiskError, DiskOp, DiskResult, DiskTicket};
 pub use error::{Damage, JournalFull, StoreError};
 pub use explain::{ExplainOptions, Explained, explain};
+pub use extract::{ExtractError, Extracted, extract};
 pub use layout::{Identity, JOURNAL_BYTES_MIN, Layout, create, create_with};
 pub use page::{PAGE_BYTES, PageBuf};
 pub use recover::{Recovered, recover};

@@ -27,12 +27,21 @@ impl PageBuf {
         PageBuf { pages: vec![Page([0; PAGE_BYTES]); pages], filled: pages * PAGE_BYTES }
     }
 
-    /// Appends bytes; new pages start zeroed.
+    /// Appends bytes; what they leave of the last page is zero.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        let end = self.filled + bytes.len();
-        self.pages.resize(end.div_ceil(PAGE_BYTES), Page([0; PAGE_BYTES]));
-        self.pages.as_mut_slice().as_mut_bytes()[self.filled..end].copy_from_slice(bytes);
-        self.filled = end;
+        let room = self.pages.len() * PAGE_BYTES - self.filled;
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        let end = self.filled + head.len();
+        self.pages.as_mut_slice().as_mut_bytes()[self.filled..end].copy_from_slice(head);
+        // Whole pages are not zeroed first.
+        let (whole, tail) = rest.as_chunks::<PAGE_BYTES>();
+        self.pages.extend(whole.iter().map(|page| Page(*page)));
+        if !tail.is_empty() {
+            let mut page = [0; PAGE_BYTES];
+            page[..tail.len()].copy_from_slice(tail);
+            self.pages.push(Page(page));
+        }
+        self.filled += bytes.len();
     }
 
     /// Counts the last page as full, so that the next append starts a new page.
@@ -73,5 +82,26 @@ impl Eq for PageBuf {}
 impl std::fmt::Debug for PageBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PageBuf({} bytes)", self.filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_lie_one_behind_the_other_and_the_rest_of_a_page_is_zero() {
+        for lengths in [[0, 1, 4095], [1, 4096, 8192], [4096, 0, 5000], [100, 3996, 1], [5000, 9000, 20_000]]
+        {
+            let (mut pages, mut plain) = (PageBuf::with_capacity(64), Vec::new());
+            for (n, length) in lengths.into_iter().enumerate() {
+                let bytes = vec![n as u8 + 1; length];
+                pages.extend_from_slice(&bytes);
+                plain.extend_from_slice(&bytes);
+                assert_eq!(pages.filled(), plain.len());
+            }
+            plain.resize(plain.len().next_multiple_of(PAGE_BYTES), 0);
+            assert_eq!(pages.as_bytes(), plain);
+        }
     }
 }

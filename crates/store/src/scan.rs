@@ -6,7 +6,7 @@
 //!    whole. The newest checkpoint (of the last whole group, or of a slot that was written after it) names the oldest
 //!    segment that is needed; all from that one on must be there.
 //! 2. If nothing later is there, the log ends at that place: at most one group was under way, so at most one is torn.
-//! 3. If anything later is there (in the rest of the segment, or in a segment whose header does not read), what
+//! 3. If anything later is there (in the rest of the segment, or in another one, see `nothing_later`), what
 //!    does not read was once durable: damage.
 //! 4. Of the two slots one may be torn, or damaged, which cannot be told apart: it is ignored. But what a group or a
 //!    slot says was durable before it must be there, as far as it still matters: otherwise damage.
@@ -335,10 +335,10 @@ impl<'d> Scanner<'d> {
             },
             Some((_, newest)) => self.newest(newest)?,
         };
-        self.nothing_later(segments, &mut plan)?;
-        let newest = by_seq.last_key_value().map_or(0, |(_, newest)| newest.index);
-        self.newest_slot(slots, newest, &mut plan)?;
-        if let Some((_, newest)) = by_seq.last_key_value() {
+        let newest = by_seq.last_key_value().map(|(_, newest)| newest);
+        self.nothing_later(segments, newest, &mut plan)?;
+        self.newest_slot(slots, newest.map_or(0, |newest| newest.index), &mut plan)?;
+        if let Some(newest) = newest {
             plan.chain = self.chain(newest, &by_seq, segments, plan.checkpoint.oldest_segment)?;
         }
         Ok(plan)
@@ -427,17 +427,29 @@ impl<'d> Scanner<'d> {
         })
     }
 
-    /// Demands that no segment without a readable header holds anything later than the end of the log, but for the
-    /// one group that was under way when its segment was being taken into use.
-    fn nothing_later(&mut self, segments: &[SegmentRead], plan: &mut Plan) -> Result<(), StoreError> {
-        // Those never used are taken in order: before one that was, a blank header was blanked, or lost.
-        let used = segments.iter().rposition(|read| matches!(read, SegmentRead::Valid(_)));
-        let used = used.and_then(|index| u32::try_from(index).ok());
+    /// Demands that no segment but the newest holds anything later than the end of the log, but for the one group that
+    /// was under way when its segment was being taken into use: then its header may be torn, too, or still be the one
+    /// of an earlier lap.
+    fn nothing_later(
+        &mut self,
+        segments: &[SegmentRead],
+        newest: Option<&SegmentHeader>,
+        plan: &mut Plan,
+    ) -> Result<(), StoreError> {
+        let newest = newest.map(|newest| newest.index);
+        // Those never used are taken first, and in order. So as many as there were sequence numbers were in use, those
+        // before one that still has a header among them, and the next one may have been being taken: there a blank
+        // header may have been lost. Only behind it a look at the start is enough.
+        let used =
+            segments.iter().rposition(|read| *read != SegmentRead::Blank).map_or(0, |last| last as u64 + 1);
+        let used = used.max(plan.next_segment - 1);
         for (index, read) in (0..).zip(segments) {
             let (suspect, broken) = match read {
-                SegmentRead::Valid(_) => (false, None),
-                SegmentRead::Blank if used.is_some_and(|used| index < used) => (true, None),
-                SegmentRead::Blank => (self.first_group_is_later(index, plan.next_group)?, None),
+                SegmentRead::Valid(_) if Some(index) == newest => (false, None),
+                SegmentRead::Blank if u64::from(index) <= used => (true, None),
+                SegmentRead::Valid(_) | SegmentRead::Blank => {
+                    (self.first_group_is_later(index, plan.next_group)?, None)
+                }
                 SegmentRead::Broken(damage) => (true, Some(*damage)),
             };
             if !suspect {
@@ -491,13 +503,13 @@ impl<'d> Scanner<'d> {
     pub fn groups_of(
         &mut self,
         segment: &SegmentHeader,
-        each: &mut dyn FnMut(u64, &FoundGroup),
+        each: &mut dyn FnMut(u64, &FoundGroup, &[u8]),
     ) -> Result<Option<(u64, Damage)>, DiskError> {
         let mut at = self.layout.start(segment.index) + PAGE;
         for group_seq in segment.first_group.. {
             match self.group(segment, at, group_seq)? {
                 GroupRead::Whole(group) => {
-                    each(at, &group);
+                    each(at, &group, &self.buffer);
                     at += u64::from(group.header.pages) * PAGE;
                 }
                 GroupRead::Broken(damage) => return Ok(Some((at, damage))),

@@ -8,7 +8,9 @@ use biplex_engine::{AppendSeq, Body, Entry, Extent, JournalPos, Lba, SiteId, Sta
 use biplex_format::body_crc;
 use biplex_store::{Checkpoint, Disk, Durable, Group, Journal, Layout, create_with, recover};
 use bytes::Bytes;
-use fault_disk::{FaultDisk, PAIR, Random, STATES_START, as_group, entry, identity, small};
+use fault_disk::{
+    FaultDisk, PAIR, Random, SEGMENTS_START, STATES_START, as_group, entry, identity, small, write,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A journal's user, with the memory of an elephant.
@@ -393,6 +395,58 @@ fn recovered_entries_are_exactly_the_durable_prefix() {
     );
     assert!(states > 100, "{states} state writes");
     assert!(crashes > 1000 && torn > 100 && full > 100, "{crashes} crashes, {torn} torn, {full} full");
+}
+
+/// Of the write that takes a segment into use again its group survives, and not the new header: the group was cut off
+/// once, so it must not come back when a later write leaves the header that it lacked.
+#[test]
+fn a_group_cut_off_behind_an_older_segment_header_never_comes_back() {
+    const HEADER: usize = 4096;
+    let layout = small();
+    let mut disk = FaultDisk::new(layout.bytes());
+    create_with(&mut disk, layout, &identity(), &mut |_, _| ()).expect("a journal");
+    let (mut journal, _) = recover(&mut disk, None, &mut |_, _| ()).expect("an empty journal");
+    let mut random = Random(5);
+    let mut time = 0;
+    let mut append = |journal: &mut Journal| {
+        time += 1;
+        let stamp = Stamp { time, site: SiteId::A };
+        let mut entry = entry(&mut random, stamp, time, 1);
+        entry.extent = Extent::new(Lba(0), 8).expect("not empty");
+        entry.body = Body::Data(Bytes::from(vec![time as u8; 4096]));
+        entry.body_crc = body_crc(&entry.body);
+        journal.append(&entry).expect("all before was destaged");
+        let group = journal.next_group().expect("there is an entry");
+        let opens = (group.offset - SEGMENTS_START).is_multiple_of(layout.segment_bytes);
+        (stamp, group, opens)
+    };
+    let mut opened = 0;
+    let (stamp, group) = loop {
+        let (stamp, group, opens) = append(&mut journal);
+        opened += u32::from(opens);
+        if opened > layout.segments {
+            break (stamp, group);
+        }
+        write(&mut disk, &group);
+        journal.group_done();
+        journal.set_checkpoint(Checkpoint { destaged: stamp, ..Checkpoint::FIRST });
+        journal.recycle(Stamp { time: stamp.time.saturating_sub(1), ..stamp });
+    };
+    let recovered = |disk: &mut FaultDisk| {
+        let mut stamps = Vec::new();
+        let (journal, recovered) =
+            recover(disk, None, &mut |entry, _| stamps.push(entry.stamp)).expect("a crash is no damage");
+        (journal, stamps, recovered.torn_at)
+    };
+    disk.write_at(group.offset + HEADER as u64, &group.pages.as_bytes()[HEADER..]).expect("in memory");
+    let (mut journal, stamps, torn_at) = recovered(&mut disk);
+    assert_eq!((stamps.contains(&stamp), torn_at), (false, Some(group.offset)));
+    let (later, again, _) = append(&mut journal);
+    assert_eq!(again.offset, group.offset);
+    disk.write_at(again.offset, &again.pages.as_bytes()[..HEADER]).expect("in memory");
+    let (_, stamps, _) = recovered(&mut disk);
+    assert!(!stamps.contains(&stamp), "a group that was cut off came back");
+    assert!(!stamps.contains(&later), "nothing of it was written");
 }
 
 #[test]

@@ -501,9 +501,15 @@ impl Target {
         };
         let cold = kind == ResetKind::TargetCold;
         let management = Management { conn, itt, remaining: volumes.len(), deadline: now.mono, cold };
-        let by = match self.connections.get(&conn).map(|connection| &connection.phase) {
-            Some(Phase::Session(session)) => session.nexus,
-            Some(Phase::Login(_)) | None => None,
+        let by = match self.connections.get_mut(&conn) {
+            Some(Connection { phase: Phase::Session(session), out, .. }) if !volumes.is_empty() => {
+                // The host that asks waits for none of its own any more; the others' are dropped when it is executed.
+                let of_unit = matches!(kind, ResetKind::ClearTaskSet | ResetKind::Unit).then_some(lun);
+                session.abort_all(&mut self.shared, of_unit, None);
+                session.grant(out);
+                session.nexus
+            }
+            Some(_) | None => None,
         };
         let Some(by) = by.filter(|_| !volumes.is_empty()) else {
             return self.end_management(&Management { cold: false, ..management }, NO_UNIT);

@@ -13,8 +13,9 @@ use super::initiator::{
 };
 use super::target::{Target, TargetAction, TargetConfig};
 use crate::scsi::{Device, PortConfig, UnitConfig};
-use crate::{Command, Completion, ConnId, TaskId, VolumeCommand};
-use biplex_engine::{BLOCK_BYTES, Extent, Now, SiteId, VolumeId};
+use crate::{Command, Completion, ConnId, Failure, TaskId, VolumeCommand};
+use biplex_engine::reserve::{Reservations, Verdict};
+use biplex_engine::{BLOCK_BYTES, Extent, Nexus, Now, SiteId, Stamp, VolumeId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -77,12 +78,15 @@ struct World {
     chunk: usize,
     /// Commands are kept in `held` instead of being carried out.
     hold: bool,
-    held: VecDeque<(TaskId, VolumeCommand)>,
+    held: VecDeque<(TaskId, Nexus, VolumeCommand)>,
     /// Actions other than sending and commands.
     log: Vec<TargetAction>,
     /// What raw connections got.
     raw: BTreeMap<ConnId, Vec<u8>>,
     writes: usize,
+    /// Of all units together: no test needs them apart.
+    reservations: Reservations,
+    requests: u64,
     now: u64,
     next_conn: u64,
 }
@@ -104,6 +108,8 @@ impl World {
             log: Vec::new(),
             raw: BTreeMap::new(),
             writes: 0,
+            reservations: Reservations::default(),
+            requests: 0,
             now: SECOND,
             next_conn: 1,
         }
@@ -201,14 +207,21 @@ impl World {
                 }
                 self.log.push(TargetAction::Close { conn });
             }
-            TargetAction::Command { task, command, .. } if self.hold => self.held.push_back((task, command)),
-            TargetAction::Command { task, command, .. } => self.complete(task, &command),
+            TargetAction::Command { task, nexus, command }
+                if self.hold && !matches!(command.command, Command::Control { .. }) =>
+            {
+                self.held.push_back((task, nexus, command));
+            }
+            TargetAction::Command { task, nexus, command } => self.complete(task, nexus, &command),
+            TargetAction::Leave { task, .. } => {
+                self.target.handle_completion(self.now(), task, Completion::Done);
+            }
             other => self.log.push(other),
         }
     }
 
     /// Carries out a command and answers it.
-    fn complete(&mut self, task: TaskId, command: &VolumeCommand) {
+    fn complete(&mut self, task: TaskId, nexus: Nexus, command: &VolumeCommand) {
         let range = |extent: &Extent| extent.start().bytes() as usize..extent.end().bytes() as usize;
         let disk = self.disks.get_mut(&command.volume).expect("volume");
         let completion = match &command.command {
@@ -230,15 +243,37 @@ impl World {
                 extents.iter().for_each(|extent| disk[range(extent)].fill(0));
                 Completion::Done
             }
-            Command::Flush => Completion::Done,
+            Command::Flush | Command::Leave => Completion::Done,
+            Command::Check { access } => match self.reservations.allows(nexus, *access, None) {
+                true => Completion::Done,
+                false => Completion::Failed(Failure::Conflict),
+            },
+            Command::Inspect => Completion::Persistent(self.reservations.persistent()),
+            Command::Control { request } => {
+                self.requests += 1;
+                let stamp = Stamp { time: self.requests, site: SiteId::A };
+                let (verdict, effects) = self.reservations.apply(stamp, nexus, request);
+                effects.iter().for_each(|effect| self.target.apply_effect(command.volume, effect));
+                Completion::Verdict(verdict)
+            }
+            Command::CompareAndWrite { extent, compare, data } => {
+                let there = &mut disk[range(extent)];
+                let same = there.iter().zip(compare).take_while(|(there, wanted)| there == wanted).count();
+                if same < there.len() {
+                    Completion::Verdict(Verdict::Miscompare { offset: same as u64 })
+                } else {
+                    there.copy_from_slice(data);
+                    Completion::Verdict(Verdict::Done)
+                }
+            }
         };
         self.target.handle_completion(self.now(), task, completion);
     }
 
     /// Answers what was held.
     fn release(&mut self) {
-        while let Some((task, command)) = self.held.pop_front() {
-            self.complete(task, &command);
+        while let Some((task, nexus, command)) = self.held.pop_front() {
+            self.complete(task, nexus, &command);
         }
         self.run();
     }

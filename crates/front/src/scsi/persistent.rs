@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Bytes of the parameter list without TransportIDs.
 const LIST: usize = 24;
+/// No list is taken that is longer: more than the longest in order.
+pub(super) const LIST_BYTES_MAX: u64 = 32 << 10;
 const SPEC_I_PT: u8 = 0x08;
 const ALL_TG_PT: u8 = 0x04;
 const APTPL: u8 = 0x01;

@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn an_unsupported_command_is_data_and_a_wrong_question_an_error() {
         let unsupported = Ok(vec![0, 1, 0, 0]);
-        assert_eq!(report(1, 0x89, 0), unsupported);
-        assert_eq!(report(2, 0x9e, 0x12), unsupported);
-        assert_eq!(report(2, 0x5e, 0x00), unsupported);
+        assert_eq!(report(1, 0x8b, 0), unsupported);
+        assert_eq!(report(2, 0x9e, 0x13), unsupported);
+        assert_eq!(report(2, 0x5f, 0x08), unsupported);
         assert_eq!(report(3, 0x28, 1), unsupported);
         let refused = Err(Sense::field_in_cdb(2, Some(2)));
         assert_eq!(report(1, 0x9e, 0x10), refused);

@@ -3,18 +3,22 @@
 
 use super::*;
 use crate::Failure;
-use biplex_engine::{Extent, Lba};
+use biplex_engine::reserve::{Reservations, Reset, Verdict};
+use biplex_engine::{Extent, HostId, Lba, Stamp};
 use proptest::prelude::*;
 
 const BLOCKS: u64 = 20_000;
-const HOST: NexusId = NexusId(1);
-const OTHER: NexusId = NexusId(2);
+const HOST: Nexus = Nexus { host: HostId(1), isid: 1, site: SiteId::A };
+const OTHER: Nexus = Nexus { host: HostId(2), isid: 1, site: SiteId::A };
 
 /// A device with one unit, and the disk behind it.
 struct Bench {
     device: Device,
     disk: Vec<u8>,
+    /// What was asked of the site, but for checks of reservations.
     asked: Vec<Command>,
+    reservations: Reservations,
+    time: u64,
 }
 
 fn port(site: SiteId) -> PortConfig {
@@ -30,9 +34,15 @@ fn unit(lun: u16, blocks: u64) -> UnitConfig {
 fn bench() -> Bench {
     let mut device = Device::new(port(SiteId::A), port(SiteId::B), vec![unit(0, BLOCKS)]);
     for (nexus, name) in [(HOST, "iqn.host"), (OTHER, "iqn.other")] {
-        device.attach(nexus, NexusIdentity { initiator: name.into(), isid: [0; 6] });
+        device.attach(nexus, name.into());
     }
-    Bench { device, disk: vec![0; (BLOCKS * BLOCK_BYTES) as usize], asked: Vec::new() }
+    Bench {
+        device,
+        disk: vec![0; (BLOCKS * BLOCK_BYTES) as usize],
+        asked: Vec::new(),
+        reservations: Reservations::default(),
+        time: 0,
+    }
 }
 
 fn bytes_of(extent: Extent) -> std::ops::Range<usize> {
@@ -40,24 +50,66 @@ fn bytes_of(extent: Extent) -> std::ops::Range<usize> {
 }
 
 impl Bench {
+    fn reset(&mut self, reset: Reset) {
+        self.carry_out(OTHER, &Command::Control { request: Request::Reset(reset) });
+    }
+
     /// Gives a command to the device and carries out what it asks for.
     fn run(&mut self, cdb: &[u8], data: &[u8]) -> Reply {
-        let mut step = self.device.start(HOST, 0, cdb, Bytes::copy_from_slice(data));
+        self.run_as(HOST, cdb, data)
+    }
+
+    fn run_as(&mut self, nexus: Nexus, cdb: &[u8], data: &[u8]) -> Reply {
+        let mut step = self.device.start(nexus, 0, cdb, Bytes::copy_from_slice(data));
         loop {
             match step {
                 Step::Done(reply) => return reply,
                 Step::Ask { command, pending } => {
                     assert_eq!(command.volume, VolumeId(100));
-                    let completion = self.carry_out(&command.command);
-                    self.asked.push(command.command);
+                    let completion = self.carry_out(nexus, &command.command);
+                    if !matches!(command.command, Command::Check { .. }) {
+                        self.asked.push(command.command);
+                    }
                     step = self.device.finish(pending, completion);
                 }
             }
         }
     }
 
-    fn carry_out(&mut self, command: &Command) -> Completion {
+    fn carry_out(&mut self, nexus: Nexus, command: &Command) -> Completion {
+        let access = match command {
+            Command::Read { extent, .. } => Some((Access::Read, Some(*extent))),
+            Command::Write { extent, .. }
+            | Command::Fill { extent, .. }
+            | Command::CompareAndWrite { extent, .. } => Some((Access::Write, Some(*extent))),
+            Command::Unmap { extents } => Some((Access::Write, extents.first().copied())),
+            Command::Flush => Some((Access::Control, None)),
+            Command::Check { access } => Some((*access, None)),
+            Command::Inspect => Some((Access::Look, None)),
+            Command::Control { .. } | Command::Leave => None,
+        };
+        if access.is_some_and(|(access, extent)| !self.reservations.allows(nexus, access, extent)) {
+            return Completion::Failed(Failure::Conflict);
+        }
         match command {
+            Command::Check { .. } | Command::Leave => {}
+            Command::Inspect => return Completion::Persistent(self.reservations.persistent()),
+            Command::Control { request } => {
+                self.time += 1;
+                let stamp = Stamp { time: self.time, site: SiteId::A };
+                let (verdict, effects) = self.reservations.apply(stamp, nexus, request);
+                effects.iter().for_each(|effect| self.device.apply_effect(VolumeId(100), effect));
+                return Completion::Verdict(verdict);
+            }
+            Command::CompareAndWrite { extent, compare, data } => {
+                let there = &mut self.disk[bytes_of(*extent)];
+                let same = there.iter().zip(compare).take_while(|(there, wanted)| there == wanted).count();
+                if same < there.len() {
+                    return Completion::Verdict(Verdict::Miscompare { offset: same as u64 });
+                }
+                there.copy_from_slice(data);
+                return Completion::Verdict(Verdict::Done);
+            }
             Command::Read { extent, .. } => {
                 let data = Bytes::copy_from_slice(&self.disk[bytes_of(*extent)]);
                 let middle = data.len() / 3; // a site may return pieces of any size
@@ -494,15 +546,102 @@ fn small_commands_answer_as_a_fixed_shared_disk_does() {
 #[test]
 fn commands_of_later_issues_and_other_devices_are_not_there() {
     let mut bench = bench();
-    for opcode in [0x16, 0x17, 0x1e, 0x56, 0x57, 0x5e, 0x5f, 0x83, 0x84, 0x89, 0x8b, 0x9c, 0xa4, 0xc0, 0xff] {
+    for opcode in [0x1e, 0x83, 0x84, 0x8b, 0x9c, 0xa4, 0xc0, 0xff] {
         let mut cdb = [0; 16];
         cdb[0] = opcode;
         assert_eq!(bench.refused_unasked(&cdb, &[]), (5, 0x20, 0), "{opcode:x}");
         assert_eq!(bench.device.transfer(0, &cdb), Transfer::None);
     }
-    let get_lba_status = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
-    let reply = bench.run(&get_lba_status, &[]);
+    let get_stream_status = [0x9e, 0x16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+    let reply = bench.run(&get_stream_status, &[]);
     assert_eq!((key(&reply), &reply.sense[15..]), (INVALID_FIELD, &[0xcc, 0, 1][..]));
+}
+
+#[test]
+fn every_block_is_told_as_mapped() {
+    let mut bench = bench();
+    let mut cdb = [0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 24, 0, 0];
+    let expected = [
+        &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5][..],
+        &((BLOCKS - 5) as u32).to_be_bytes(),
+        &[0; 4],
+    ];
+    assert_eq!(bench.good(&cdb, &[]), expected.concat());
+    cdb[2..10].copy_from_slice(&BLOCKS.to_be_bytes());
+    assert_eq!(bench.refused(&cdb, &[]), (5, 0x21, 0));
+}
+
+#[test]
+fn compare_and_write_compares_all_before_it_writes_any() {
+    let mut bench = bench();
+    let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0];
+    assert_eq!(bench.device.transfer(0, &cdb), Transfer::Out(2048));
+    let data = [&[0; 1024][..], &[7; 1024]].concat();
+    bench.good(&cdb, &data);
+    assert_eq!(bench.good(&media(0x28, 0, 3, 2), &[]), [7; 1024]);
+    let mut wrong = [&[7; 1024][..], &[9; 1024]].concat();
+    wrong[700] = 0;
+    let reply = bench.run(&cdb, &wrong);
+    assert_eq!((key(&reply), &reply.sense[3..7]), ((0xe, 0x1d, 0), &700u32.to_be_bytes()[..]));
+    assert_eq!(bench.good(&media(0x28, 0, 3, 2), &[]), [7; 1024]);
+    let refusal = bench.device.refuse_length(0, &cdb, 1024).expect("half of the data");
+    assert_eq!(key(&refusal), INVALID_FIELD);
+    let none = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0];
+    bench.good(&none, &[]);
+    assert!(bench.device.refuse_length(0, &none, 262_144).is_some());
+}
+
+/// SCSI.md 4.2 and 4.5: which commands another's reservation keeps out.
+#[test]
+fn each_command_meets_anothers_reservation_as_its_row_says() {
+    let reserve = [0x16, 0, 0, 0, 0, 0];
+    for row in opcodes::ROWS {
+        let mut bench = bench();
+        assert_eq!(bench.run_as(OTHER, &reserve, &[]).status, Status::Good);
+        let mut cdb = vec![0; row.length()];
+        (cdb[0], cdb[1]) = (row.opcode, row.service_action.unwrap_or(0));
+        let reply = bench.run(&cdb, &[]);
+        let conflicts = match row.operation {
+            Operation::Release => false,
+            Operation::Reserve | Operation::PersistentIn => true,
+            // Without a parameter list it is refused before anybody is asked.
+            Operation::PersistentOut => false,
+            _ => row.access != Access::Exempt,
+        };
+        let refused = reply.status == Status::ReservationConflict;
+        // A CDB of zeros may be at fault itself (READ(6) is of 256 blocks, UNMAP of nothing, and so on).
+        if reply.status != Status::CheckCondition {
+            assert_eq!(refused, conflicts, "{:02x}", row.opcode);
+        }
+        assert!(!refused || bench.asked.iter().all(|asked| !matches!(asked, Command::Leave)));
+    }
+}
+
+#[test]
+fn an_unknown_command_conflicts_with_anothers_reservation() {
+    let mut bench = bench();
+    assert_eq!(bench.run_as(OTHER, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(bench.run(&[0xc0; 10], &[]).status, Status::ReservationConflict);
+    assert_eq!(bench.run_as(OTHER, &[0x17, 0, 0, 0, 0, 0], &[]).status, Status::Good);
+    assert_eq!(bench.refused(&[0xc0; 10], &[]), (5, 0x20, 0));
+}
+
+#[test]
+fn a_preempted_host_is_told_and_what_was_away_hears_of_it_later() {
+    let mut bench = bench();
+    let out = |action: u8, kind: u8| [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0];
+    let keys = |key: u64, other: u64| [&key.to_be_bytes()[..], &other.to_be_bytes(), &[0; 8]].concat();
+    assert_eq!(bench.run(&out(6, 0), &keys(0, 1)).status, Status::Good);
+    assert_eq!(bench.run_as(OTHER, &out(6, 0), &keys(0, 2)).status, Status::Good);
+    assert_eq!(bench.run_as(OTHER, &out(1, 5), &keys(2, 0)).status, Status::Good);
+    bench.device.detach(OTHER);
+    assert_eq!(bench.run(&out(4, 5), &keys(1, 2)).status, Status::Good);
+    bench.good(&[0; 6], &[]);
+    bench.device.attach(OTHER, "iqn.other".into());
+    let codes: Vec<(u8, u8, u8)> = (0..2).map(|_| key(&bench.run_as(OTHER, &[0; 6], &[]))).collect();
+    assert_eq!(codes, [(6, 0x29, 7), (6, 0x2a, 5)]);
+    let write = bench.run_as(OTHER, &media(0x2a, 0, 0, 1), &[0; 512]);
+    assert_eq!(write.status, Status::ReservationConflict);
 }
 
 #[test]
@@ -527,7 +666,7 @@ fn a_lun_without_a_unit_answers_only_what_sam_says() {
     assert!(
         bench.device.has_unit(0) && bench.device.has_unit(0x4000 << 48) && !bench.device.has_unit(absent)
     );
-    assert!(!bench.device.reset_unit(absent) && !bench.device.clear_task_set(absent, HOST));
+    assert_eq!(bench.device.volume(absent), None);
     assert_eq!(bench.device.transfer(absent, &media(0x2a, 0, 0, 1)), Transfer::None);
 }
 
@@ -552,7 +691,7 @@ fn report_luns_lists_units_by_selection() {
 #[test]
 fn a_reset_is_told_once_to_every_nexus_and_before_faults_of_the_cdb() {
     let mut bench = bench();
-    assert!(bench.device.reset_unit(0));
+    bench.reset(Reset::Unit);
     bench.good(&[0x12, 0, 0, 0, 96, 0], &[]);
     bench.good(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0], &[]);
     assert_eq!(bench.refused_unasked(&[0xff; 16], &[]), (6, 0x29, 3));
@@ -561,9 +700,9 @@ fn a_reset_is_told_once_to_every_nexus_and_before_faults_of_the_cdb() {
         panic!("the site need not be asked")
     };
     assert_eq!(reply.data_in.concat()[..14], [0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x29, 3]);
-    bench.device.reset_target(true);
+    bench.reset(Reset::TargetCold);
     assert_eq!(bench.refused(&[0; 6], &[]), (6, 0x29, 0));
-    assert!(bench.device.clear_task_set(0, OTHER));
+    bench.carry_out(OTHER, &Command::Control { request: Request::Reset(Reset::TaskSet) });
     assert_eq!(bench.refused(&media(0x28, 0, 0, 1), &[]), (6, 0x2f, 0));
     bench.good(&media(0x28, 0, 0, 1), &[]);
 }
@@ -593,7 +732,7 @@ fn software_write_protection_refuses_writes_until_reset_and_tells_the_others() {
     bench.good(&media(0x2a, 0, 0, 1), &[0; 512]);
     select[8] = 8;
     bench.good(&cdb, &select);
-    bench.device.reset_unit(0);
+    bench.reset(Reset::Unit);
     assert_eq!(bench.refused(&[0; 6], &[]), (6, 0x29, 3));
     bench.good(&media(0x2a, 0, 0, 1), &[0; 512]);
 }
@@ -662,7 +801,15 @@ fn check_any(cdb: &[u8], data: &[u8]) {
                 vec![*extent]
             }
             Command::Unmap { extents } => extents.clone(),
-            Command::Flush => vec![],
+            Command::CompareAndWrite { extent, compare, data } => {
+                assert_eq!([compare.len(), data.len()].map(|len| len as u64), [extent.bytes(); 2]);
+                vec![*extent]
+            }
+            Command::Control { request } => {
+                assert!(request.within_limits(), "{request:?}");
+                vec![]
+            }
+            Command::Flush | Command::Check { .. } | Command::Inspect | Command::Leave => vec![],
         };
         assert!(extents.iter().all(|extent| extent.end().0 <= BLOCKS && extent.blocks() <= 1 << 20));
     }
@@ -672,7 +819,7 @@ fn check_any(cdb: &[u8], data: &[u8]) {
     }
     let taken = match transfer {
         Transfer::Out(bytes) => {
-            assert!(bytes <= 8192 * BLOCK_BYTES);
+            assert!(bytes <= 8192 * BLOCK_BYTES, "{bytes}");
             data.len().min(bytes as usize)
         }
         Transfer::None | Transfer::In(_) => 0,

@@ -133,4 +133,6 @@ pub struct RawVolume {
     pub mode: Text,
     pub store: Text,
     pub serial: Option<Text>,
+    pub reserve_conflicting_writes: Option<Text>,
+    pub compare_and_write: Option<Text>,
 }

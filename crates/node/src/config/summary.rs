@@ -1,7 +1,7 @@
 //! Answers for `biplex config check`: what a config means, in words, and which of its settings are risky.
 
 use super::quantity::{show_size, show_time};
-use super::{Config, Volume};
+use super::{Config, Volume, rules};
 use biplex_site::{Mode, TableKind};
 use biplex_store::Layout;
 use std::fmt::Write;
@@ -73,18 +73,22 @@ pub fn describe(config: &Config) -> String {
         ),
     );
     line("admin", config.admin_socket.display().to_string());
-    for Volume { name, lun, bytes, mode, store, serial } in &config.volumes {
+    for Volume { name, lun, bytes, rules: of, store, serial } in &config.volumes {
         let (own_serial, naa) = super::identity::unit_identity(&config.target, name, serial.as_deref());
         line(
             "volume",
             format!(
                 "{name}: lun {lun}, {}, {}, on {}",
                 show_size(*bytes),
-                describe_mode(*mode),
+                describe_mode(of.mode),
                 store.display()
             ),
         );
         line("", format!("serial {own_serial}, naa.{naa:016x} (both sites must show the same)"));
+        if let Some(words) = rules::describe_discard(*of) {
+            line("", words.to_owned());
+        }
+        line("", rules::describe_swaps(*of).to_owned());
     }
     text
 }
@@ -140,11 +144,8 @@ pub fn risks(config: &Config) -> Vec<String> {
     if !config.volumes.iter().any(|volume| volume.lun == 0) {
         risks.push("no volume has lun 0: some hosts look there first".to_owned());
     }
-    for volume in config.volumes.iter().filter(|volume| volume.mode == Mode::Async) {
-        risks.push(format!(
-            "volume {}: async: the last moments of writes are lost if this site is lost",
-            volume.name
-        ));
+    for volume in &config.volumes {
+        risks.extend(rules::risks(&volume.name, volume.rules));
     }
     risks
 }

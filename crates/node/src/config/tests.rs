@@ -1,6 +1,7 @@
 //! The config's promises: the documented file is taken as it is; every mistake is told with its place and a remedy.
 
 use super::*;
+use biplex_site::Mode;
 use proptest::prelude::*;
 
 const VALID: &str = r#"site = "a"
@@ -72,7 +73,7 @@ fn the_documented_file_means_what_it_says() {
     let tls = config.tls.as_ref().expect("tls");
     assert_eq!(tls.cert, Path::new("/etc/biplex/a.pem"), "relative to the config file");
     assert_eq!(config.volumes[1].store, Path::new("/etc/biplex/vol1.img"));
-    assert_eq!(config.volumes[0].mode, Mode::Sync);
+    assert_eq!(config.volumes[0].rules, Rules::of(Mode::Sync));
     let site = config.site_config();
     assert_eq!(site.volumes[0].unit.blocks, 2 << 20);
     assert_eq!(site.volumes[0].unit.serial, "S-1");
@@ -164,6 +165,30 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         ("\"64MiB\"", "\"2097152TiB\"", ":42:8: volume.size is too large", "TiB"),
         ("\"flush\"", "\"fast\"", ":43:8: there is no mode \"fast\"", "durable at both"),
         ("\"S-1\"", "\"S 1\"", ":37:10: \"S 1\" is not a serial number", "ASCII"),
+        (
+            "mode = \"flush\"",
+            "mode = \"flush\"\nreserve_conflicting_writes = \"undo\"",
+            ":44:30: reserve_conflicting_writes cannot be \"undo\"",
+            "say \"keep\"",
+        ),
+        (
+            "mode = \"sync\"",
+            "mode = \"sync\"\nreserve_conflicting_writes = \"discard\"",
+            ":36:30: reserve_conflicting_writes means nothing on a sync volume: a write that is done there",
+            "remove the line, or say mode = \"async\"",
+        ),
+        (
+            "mode = \"flush\"",
+            "mode = \"flush\"\ncompare_and_write = \"yes\"",
+            ":44:21: compare_and_write cannot be \"yes\"",
+            "say \"refuse\", or \"allow\"",
+        ),
+        (
+            "mode = \"sync\"",
+            "mode = \"sync\"\ncompare_and_write = \"refuse\"",
+            ":36:21: compare_and_write cannot be refused on a sync volume",
+            "remove the line",
+        ),
         ("[journal]", "[journal", ":13:", "TOML"),
     ];
     for (from, to, what, remedy) in cases {
@@ -172,6 +197,35 @@ fn every_mistake_is_told_with_line_column_and_remedy() {
         let after = message.split_once("remedy: ").expect("a remedy").1;
         assert!(after.contains(remedy), "{to}: {message}");
     }
+}
+
+#[test]
+fn a_volume_says_what_becomes_of_conflicting_writes_and_of_compare_and_write() {
+    let flush = "mode = \"flush\"";
+    let rules = |lines: &str| {
+        let text = VALID.replacen(flush, &format!("{flush}\n{lines}"), 1);
+        let config = parse(&text).expect(lines);
+        (
+            config.site_config().volumes[1].rules,
+            summary::describe(&config),
+            summary::risks(&config).join("\n"),
+        )
+    };
+    let keeps = Rules::of(Mode::Flush);
+    let (found, told, risks) = rules("");
+    assert_eq!(found, keeps);
+    assert!(told.contains("= \"keep\": a write") && told.contains("= \"refuse\": COMPARE"), "{told}");
+    assert!(told.contains("COMPARE AND WRITE: served, in one step"), "of the sync volume: {told}");
+    assert!(!risks.contains("reserve_conflicting_writes") && !risks.contains("compare_and_write"), "{risks}");
+    let said = "reserve_conflicting_writes = \"keep\"\ncompare_and_write = \"refuse\"";
+    assert_eq!(rules(said).0, keeps, "what is so anyway may be said");
+    let (found, told, risks) =
+        rules("reserve_conflicting_writes = \"discard\"\ncompare_and_write = \"allow\"");
+    assert_eq!(found, Rules { mode: Mode::Flush, discard: true, swaps: true });
+    assert!(told.contains("undone at both") && told.contains("while the line stands"), "{told}");
+    assert!(risks.contains("then undoes") && risks.contains("held twice"), "{risks}");
+    let text = VALID.replacen("mode = \"sync\"", "mode = \"sync\"\ncompare_and_write = \"allow\"", 1);
+    assert_eq!(parse(&text).expect("as it is").volumes[0].rules, Rules::of(Mode::Sync));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::open::StateLock;
 use super::*;
 use crate::config::Volume;
 use crate::mailbox::{Mailbox, mailbox};
-use biplex_site::Mode;
+use biplex_site::{Mode, Rules};
 use biplex_store::{Disk, PAGE_BYTES};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,14 @@ const STORE_BYTES: u64 = 1 << 20;
 
 fn volume(directory: &Path) -> Volume {
     let store = directory.join("vol0.img");
-    Volume { name: "vol0".to_owned(), lun: 0, bytes: STORE_BYTES, mode: Mode::Sync, store, serial: None }
+    Volume {
+        name: "vol0".to_owned(),
+        lun: 0,
+        bytes: STORE_BYTES,
+        rules: Rules::of(Mode::Sync),
+        store,
+        serial: None,
+    }
 }
 
 fn config(directory: &Path) -> Config {

@@ -169,7 +169,7 @@ pub fn entry(random: &mut Random, stamp: Stamp, seq: u64, blocks_max: u64) -> En
         volume: VolumeId(0x5eed),
         extent: Extent::new(Lba(random.below(1000)), blocks).expect("not empty"),
         host: HostId(random.below(3)),
-        isid: stamp.time & 1,
+        isid: random.below(2),
         body_crc: body_crc(&body),
         body,
     }
