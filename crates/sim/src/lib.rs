@@ -10,6 +10,7 @@
 //!   still show the same bytes after both lose power. *Cruel* weather does not end; only safety is judged.
 //! * [`world`] moves it all on; [`fault`] breaks it; [`disk`], [`link`], [`clock`] and [`host`] are its parts.
 //! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins.
+//! * [`explore`] takes no dice: it tries every order of a few commands through two engines alone.
 //! * [`mutants`] shows for every planted bug which check sees it.
 //!
 //! # What is not modelled
@@ -26,6 +27,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod explore;
 pub mod fault;
 pub mod history;
 pub mod host;
