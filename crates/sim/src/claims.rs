@@ -220,7 +220,8 @@ impl World {
         for (task, op) in waiting {
             self.places[site.index()].forsaken.insert(task, op);
         }
-        self.ledger.nexus_lost(nexus);
+        let now = self.moment();
+        self.ledger.nexus_lost(nexus, now);
         self.demands.disturb(None);
         self.hand_in(site, Event::NexusLost { nexus });
     }

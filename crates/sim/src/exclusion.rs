@@ -58,6 +58,8 @@ struct Grant {
 pub struct Ledger {
     asked: Vec<Asked>,
     grants: Vec<Grant>,
+    /// When a nexus last ended, or said that it is about to.
+    left: BTreeMap<Nexus, Moment>,
     /// Per volume: who may be registered.
     registered: BTreeMap<usize, BTreeSet<Nexus>>,
 }
@@ -134,8 +136,9 @@ impl Ledger {
         }
     }
 
-    /// The nexus ends.
-    pub fn nexus_lost(&mut self, nexus: Nexus) {
+    /// The nexus ends, or says that it will.
+    pub fn nexus_lost(&mut self, nexus: Nexus, now: Moment) {
+        self.left.insert(nexus, now);
         self.grants.retain(|grant| grant.owner != nexus || persistent(grant));
     }
 
@@ -171,6 +174,9 @@ impl Ledger {
             | Request::SiteStarted { .. } => return,
         };
         let grant = Grant { volume, owner: by, what, since: now, crashed: [false; 2] };
+        if !persistent(&grant) && self.left.get(&by).is_some_and(|left| *left > asked) {
+            return;
+        }
         let meets = |other: &Asked| other.volume == volume && other.asked < now && other.ended > asked;
         let others = self.asked.iter().enumerate().filter(|(index, other)| *index != at && meets(other));
         if !others.into_iter().any(|(_, other)| may_end(&other.request, other.by, &grant)) {

@@ -236,7 +236,7 @@ impl World {
                 self.ledger.ask(asked);
             }
             Deed::Leave => {
-                self.ledger.nexus_lost(nexus);
+                self.ledger.nexus_lost(nexus, asked);
                 self.demands.disturb(None);
             }
             _ => {}

@@ -9,9 +9,11 @@
 //!   *Polite* weather ends: then the pair must come to rest within bounded time, in step, with equal stores, and must
 //!   still show the same bytes after both lose power. *Cruel* weather does not end; only safety is judged.
 //! * [`world`] moves it all on; [`fault`] breaks it; [`disk`], [`link`], [`clock`] and [`host`] are its parts.
-//! * [`claims`] is what hosts do about reservations, [`handover`] a script of its own for FIG. 22/23.
-//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins, [`exclusion`] what
 //!   reservations keep out, [`demands`] what requests must bring for the hosts, [`ending`] what a loss of power leaves.
+//! * [`claims`] is what hosts do about reservations, [`handover`] a script of its own for FIG. 22/23.
+//! * [`explore`] takes no dice: it tries every order of a few commands through two engines alone.
+//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins, [`exclusion`] what
+//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins.
 //! * [`mutants`] shows for every planted bug which check sees it.
 //!
 //! # What is not modelled
@@ -32,6 +34,7 @@ pub mod demands;
 pub mod disk;
 pub mod ending;
 pub mod exclusion;
+pub mod explore;
 pub mod fault;
 pub mod handover;
 pub mod history;

@@ -1,5 +1,7 @@
 //! Plays seeds: `--seeds N` many, `--seed N --trace` one with every step told, `--mutants` the planted bugs.
+//! `--explore` tries every order of a few commands instead.
 
+use biplex_sim::explore;
 use biplex_sim::mutants::{HUNTS, chase, tell};
 use biplex_sim::report::Counts;
 use biplex_sim::scenario::{SLANTS, Scenario, Slant, Weather};
@@ -30,7 +32,7 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     mode: Mode,
     /// Which trouble to make likely; "all" takes them in turn.
-    #[arg(long, default_value = "all", value_parser = slant_names())]
+    #[arg(long, alias = "scenario", default_value = "all", value_parser = slant_names())]
     slant: String,
     /// Plant this bug (a name of the table that `--mutants` prints).
     #[arg(long)]
@@ -38,6 +40,10 @@ struct Arguments {
     /// Chase every planted bug and print which check saw it.
     #[arg(long)]
     mutants: bool,
+    /// Try every order of a few commands through two engines; with `--mutants` with bugs planted. Only scenarios whose
+    /// name contains this, if it is given.
+    #[arg(long, num_args = 0..=1, default_missing_value = "")]
+    explore: Option<String>,
     /// Tell every step.
     #[arg(long)]
     trace: bool,
@@ -52,6 +58,9 @@ fn slant_names() -> Vec<&'static str> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(name) = &arguments.explore {
+        return if arguments.mutants { explore_planted() } else { explore_all(name) };
+    }
     if arguments.mutants {
         return chase_all();
     }
@@ -128,5 +137,63 @@ fn chase_all() -> ExitCode {
         println!("{}", tell(hunt, caught.as_ref()));
     }
     println!("{} of {} caught", HUNTS.len() - missed, HUNTS.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::disallowed_types, reason = "how long it took is for people; nothing depends on it")]
+fn explore_all(name: &str) -> ExitCode {
+    let begun = std::time::Instant::now();
+    let (mut total, mut runs, mut bad) = (explore::Report::default(), 0, 0);
+    for scenario in explore::scenario::large().into_iter().filter(|s| s.name.contains(name)) {
+        let report = explore::explore(&scenario, explore::STATES_MAX);
+        let trouble = format!(
+            "{:>2} ms {}{}{}{}",
+            scenario.ahead,
+            if scenario.fine { "fine " } else { "" },
+            if scenario.ticks > 0 { "tick " } else { "" },
+            if scenario.cuts > 0 { "cut " } else { "" },
+            if scenario.crashes > 0 { "crash " } else { "" },
+        );
+        println!(
+            "{:<50} {trouble:<12} {:>8} states {:>9} steps {:>6} ends depth {:>3} {:>6} engine states{}",
+            scenario.name,
+            report.states,
+            report.steps,
+            report.ends,
+            report.depth,
+            report.engines,
+            if report.cut_off { " NOT ALL" } else { "" }
+        );
+        if let Some(violation) = &report.violation {
+            println!("{violation}");
+        }
+        runs += 1;
+        bad += u32::from(report.violation.is_some() || report.cut_off);
+        total.states += report.states;
+        total.steps += report.steps;
+        total.ends += report.ends;
+        total.depth = total.depth.max(report.depth);
+    }
+    let explore::Report { states, steps, ends, depth, .. } = total;
+    let seconds = begun.elapsed().as_secs();
+    println!(
+        "{runs} scenarios, {states} states, {steps} steps, {ends} ends, depth {depth}, {seconds} s, {bad} bad"
+    );
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn explore_planted() -> ExitCode {
+    let mut missed = 0;
+    for (mutant, name) in explore::PLANTED {
+        match explore::chase(mutant, name) {
+            Some((scenario, violation)) => {
+                println!("{mutant:?}: {name}, A's clock {} ms ahead: {violation}", scenario.ahead);
+            }
+            None => {
+                missed += 1;
+                println!("{mutant:?}: {name}: NOT FOUND");
+            }
+        }
+    }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,7 +2,7 @@
 
 use biplex_sim::mutants::{HUNTS, chase, tell};
 use biplex_sim::report::Counts;
-use biplex_sim::scenario::{SLANTS, Scenario, Weather};
+use biplex_sim::scenario::{SLANTS, Scenario, Slant, Weather};
 use biplex_sim::sweep::{play, replay};
 
 fn sweep(weather: Weather, seeds: u64) -> Counts {
@@ -25,16 +25,36 @@ fn assert_that_something_happened(total: &Counts) {
     assert!(total.crashes > 10 && total.cuts > 10 && total.cuts_compared > 100, "{total}");
     assert!(total.faults.iter().all(|&count| count > 0), "{total}");
     assert!(total.blocks_undecided * 100 <= total.blocks_judged, "{total}");
+    assert!(total.swaps_matched > 100 && total.swaps_missed > 100, "{total}");
+    assert!(total.granted > 100 && total.kept_out > 100 && total.sessions_lost > 10, "{total}");
+    assert!(total.tables_compared > 1_000 && total.demands_judged > 100, "{total}");
 }
 
 #[test]
 fn when_faults_stop_the_pair_comes_to_rest_with_equal_bytes() {
-    assert_that_something_happened(&sweep(Weather::Polite, 63));
+    let total = sweep(Weather::Polite, 63);
+    assert_that_something_happened(&total);
+    assert!(total.power_losses_judged > 20 && total.discards > 10 && total.fenced_off > 10, "{total}");
 }
 
 #[test]
 fn under_endless_faults_nothing_false_is_shown() {
     assert_that_something_happened(&sweep(Weather::Cruel, 63));
+}
+
+/// FIG. 22/23, E3.6, E3.7: see `handover.rs`, which judges.
+#[test]
+fn a_unit_is_handed_over_thousands_of_times_and_nobody_is_refused_for_a_release_on_its_way() {
+    let mut total = Counts::default();
+    for seed in 0..50 {
+        let report = play(Scenario::new(seed, Weather::Polite, Slant::HandOver), None, false);
+        if let Some(violation) = report.violation {
+            let again = replay(seed, Weather::Polite, Slant::HandOver, None);
+            panic!("seed {seed}: {violation}\nreplay: {again}");
+        }
+        total.add(&report.counts);
+    }
+    assert!(total.hand_overs > 3_000 && total.races > 1_000, "{total}");
 }
 
 #[test]
