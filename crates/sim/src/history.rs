@@ -199,13 +199,15 @@ pub fn judge(accesses: &[Access], budget: usize) -> Verdict {
     // Who needs a value, and who brings it.
     let mut needs: BTreeMap<Value, Vec<usize>> = BTreeMap::new();
     let mut brings: BTreeMap<Value, Vec<usize>> = BTreeMap::new();
-    // Where somebody found "another value", a write that nobody read may be what it found.
-    let mut others = false;
+    // Where somebody found "another value" than one of these, a write that nobody read may be what it found.
+    let mut others = BTreeSet::new();
     for (index, access) in accesses.iter().enumerate() {
         match access.kind {
             Kind::Write => brings.entry(access.value).or_default().push(index),
             Kind::Read => needs.entry(access.value).or_default().push(index),
-            Kind::ReadOther => others = true,
+            Kind::ReadOther => {
+                others.insert(access.value);
+            }
             Kind::Swap { expected } => {
                 needs.entry(expected).or_default().push(index);
                 brings.entry(access.value).or_default().push(index);
@@ -213,7 +215,8 @@ pub fn judge(accesses: &[Access], budget: usize) -> Verdict {
         }
     }
     let free = |index: &usize| {
-        matches!(accesses[*index].kind, Kind::Write) && !needs.contains_key(&accesses[*index].value)
+        let value = &accesses[*index].value;
+        matches!(accesses[*index].kind, Kind::Write) && !needs.contains_key(value) && !others.contains(value)
     };
     let mut visited = BTreeSet::new();
     let mut stack = vec![State { first: 0, done: BTreeSet::new(), value: 0 }];
@@ -246,7 +249,7 @@ pub fn judge(accesses: &[Access], budget: usize) -> Verdict {
         // Those that end last are tried last: the stack is popped from its end.
         shown.sort_by_key(|&index| std::cmp::Reverse(accesses[index].done));
         let mut covered = state.clone();
-        if others {
+        if !others.is_empty() {
             // Any of them is as good as another, so the one that ends first.
             if let Some(&index) = unseen.iter().min_by_key(|&&index| accesses[index].done) {
                 covered.place(index);
