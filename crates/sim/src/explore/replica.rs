@@ -122,6 +122,9 @@ pub enum Order {
     Close(u32),
 }
 
+/// What a restart depends on: the site, and what its journal and the clocks say.
+type Restart = (SiteId, u32, Vec<u32>, Clocks);
+
 /// Everything that engines were seen in, and what came of it.
 #[derive(Default, Debug)]
 pub struct Replicas {
@@ -136,7 +139,7 @@ pub struct Replicas {
     /// Texts of what was decided, and why links were closed.
     pub texts: Seen<String>,
     known: BTreeMap<(u32, Fact, Clocks), (u32, Vec<Order>)>,
-    recovered: BTreeMap<(SiteId, u32, Vec<u32>, Clocks), (u32, Vec<Order>)>,
+    recovered: BTreeMap<Restart, (u32, Vec<Order>)>,
     /// What [`Engine::check`] did not like, of states by number.
     pub broken: BTreeMap<u32, String>,
 }
