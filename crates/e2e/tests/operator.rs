@@ -87,7 +87,7 @@ fn a_live_journal_can_be_inspected() {
     for site in &pair.sites {
         let journal = site.journal().display().to_string();
         let told = biplex(&["inspect", &journal]).expect_good();
-        for words in ["vol0", "state      sound", "1 records", "checkpoint", "segment"] {
+        for words in ["vol0", "state      sound", "3 records", "checkpoint", "segment"] {
             assert!(told.contains(words), "no \"{words}\" in\n{told}");
         }
         let told = biplex(&["inspect", "--records", &journal]).expect_good();
