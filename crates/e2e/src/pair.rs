@@ -80,6 +80,8 @@ pub struct Settings {
     pub journal: &'static str,
     /// `[[volume]] size`.
     pub volume: &'static str,
+    /// More lines for the `[[volume]]` table.
+    pub rules: &'static str,
     /// TLS on the link, or plain TCP.
     pub tls: bool,
     /// A `chap = …` line for `[iscsi]`.
@@ -100,6 +102,7 @@ impl Default for Settings {
             hold_memory: "64MiB",
             journal: "64MiB",
             volume: "32MiB",
+            rules: "",
             tls: true,
             chap: "",
             lease: "1s",
@@ -474,7 +477,18 @@ fn config(site: &Site, peer: SocketAddr, keys: &Path, settings: &Settings) -> St
         "\"off\"".to_owned()
     };
     let Settings {
-        mode, table, hold_time, hold_every, hold_memory, journal, volume, chap, lease, wait, ..
+        mode,
+        table,
+        hold_time,
+        hold_every,
+        hold_memory,
+        journal,
+        volume,
+        rules,
+        chap,
+        lease,
+        wait,
+        ..
     } = settings;
     let mut text = format!("site = \"{letter}\"\nstate_dir = \"state\"\n\n");
     let write = writeln!(
@@ -484,7 +498,7 @@ fn config(site: &Site, peer: SocketAddr, keys: &Path, settings: &Settings) -> St
          [link]\nlisten = \"{}\"\npeer = \"{peer}\"\ntls = {tls}\nlease = \"{lease}\"\nwait = \"{wait}\"\n\n\
          [iscsi]\nlisten = \"{}\"\ntarget = \"{TARGET}\"\n{chap}\n\n\
          [admin]\nsocket = \"admin.sock\"\n\n\
-         [[volume]]\nname = \"vol0\"\nlun = 0\nsize = \"{volume}\"\nmode = \"{mode}\"\nstore = \"vol0.img\"",
+         [[volume]]\nname = \"vol0\"\nlun = 0\nsize = \"{volume}\"\nmode = \"{mode}\"\nstore = \"vol0.img\"\n{rules}",
         site.link, site.iscsi
     );
     write.expect("a String takes all that is written to it");
