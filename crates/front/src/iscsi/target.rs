@@ -534,11 +534,12 @@ impl Target {
 
     /// What a session that logs out had reserved is released, or will be.
     fn handle_left(&mut self, conn: ConnId) {
-        if let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
-        {
-            if session.handle_left(out) {
-                self.close(conn, None);
-            }
+        let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
+        else {
+            return;
+        };
+        if session.handle_left(out) {
+            self.close(conn, None);
         }
     }
 
