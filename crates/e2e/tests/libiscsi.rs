@@ -1,7 +1,7 @@
 //! Promise: hosts that know nothing of Biplex find a plain SCSI disk at either site, the same one at both.
 //!
 //! libiscsi's own tools and its test suite, test by test, at site a, at site b, and over both as two paths; once more
-//! with CHAP. The tests of what this release leaves out (EXTENDED COPY, ORWRITE, WRITE ATOMIC, SANITIZE, …) skip themselves
+//! with CHAP. The tests of what this release leaves out (EXTENDED COPY, ORWRITE, SANITIZE, …) skip themselves
 //! on 5/20/00, and those that want removable media; what is skipped is printed.
 
 use biplex_e2e::libiscsi::{Verdict, run, tests};

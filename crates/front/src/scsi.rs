@@ -5,9 +5,10 @@
 //!                                            └▶ Check ─▶ (the site) ─▶ inquiry mode report ports ─▶ Reply
 //! ```
 //! Answers for: what a host is told about its units, which commands it may give, and what they mean to the
-//! site. Reservations are judged by the site: media commands where they are carried out, others by a `Check` before
-//! they are answered (E3.4). Must never: wait, size memory by a length that a host chose, or look at a byte of the CDB that
-//! `opcodes` does not list. Every reply is built in full and then cut to the host's allocation length.
+//! site. Reservations are judged by the site: media commands where they are carried out, others by a `Check`
+//! before they are answered (E3.4). Must never: wait, size memory by a length that a host chose, or look at a byte
+//! of the CDB that `opcodes` does not list. Every reply is built in full and then cut to the host's allocation
+//! length.
 
 mod attention;
 mod block;
@@ -24,7 +25,7 @@ mod sense;
 mod tests;
 mod transport_id;
 
-use crate::{Command, Completion, VolumeCommand};
+use crate::{Command, Completion, Failure, VolumeCommand};
 use attention::Attentions;
 use biplex_engine::reserve::{Access, Effect, ModeBits, Request};
 use biplex_engine::{BLOCK_BYTES, Nexus, SiteId, VolumeId};
@@ -190,6 +191,8 @@ const ALWAYS_ANSWERED: [Operation; 3] = [Operation::Inquiry, Operation::ReportLu
 struct Unit {
     config: UnitConfig,
     modes: Modes,
+    /// COMPARE AND WRITE is served.
+    swaps: bool,
 }
 
 /// The SCSI device at this site: its units as every host here sees them.
@@ -206,8 +209,8 @@ pub struct Device {
 impl Device {
     /// The device at `port`'s site; `peer` is the other site's port.
     pub fn new(port: PortConfig, peer: PortConfig, units: Vec<UnitConfig>) -> Device {
-        let units =
-            units.into_iter().map(|config| (config.lun, Unit { config, modes: Modes::default() })).collect();
+        let unit = |config: UnitConfig| Unit { config, modes: Modes::default(), swaps: true };
+        let units = units.into_iter().map(|config| (config.lun, unit(config))).collect();
         Device { port, peer, units, attentions: Attentions::default(), names: BTreeMap::new() }
     }
 
@@ -216,6 +219,13 @@ impl Device {
     pub fn announce_write_cache(&mut self, volume: VolumeId) {
         for unit in self.units.values_mut().filter(|unit| unit.config.volume == volume) {
             unit.modes.write_cache = true;
+        }
+    }
+
+    /// Says that the site refuses COMPARE AND WRITE for this volume, so that hosts need not try it.
+    pub fn withhold_compare_and_write(&mut self, volume: VolumeId) {
+        for unit in self.units.values_mut().filter(|unit| unit.config.volume == volume) {
+            unit.swaps = false;
         }
     }
 
@@ -294,14 +304,14 @@ impl Device {
 
     /// The answer to a command for which the host announced `announced` bytes of data that its CDB
     /// contradicts in a way that residual counts must not paper over: WRITE SAME takes one block, not its
-    /// head (SBC-3 5.43), COMPARE AND WRITE takes both halves (5.2). To be asked before any of the data is taken; `None`
-    /// means go on.
+    /// head (SBC-3 5.43), COMPARE AND WRITE takes both halves (5.2), WRITE ATOMIC all or nothing (SBC-4 5.48). To be
+    /// asked before any of the data is taken; `None` means go on.
     pub fn refuse_length(&self, lun: u64, cdb: &[u8], announced: u64) -> Option<Reply> {
         let row = opcodes::find(Cdb::new(cdb)).ok()?;
         let Transfer::Out(expected) = self.transfer(lun, cdb) else { return None };
         let unit = report::decode_lun(lun).and_then(|lun| self.units.get(&lun))?;
         let sense = match row.operation {
-            Operation::WriteSame => Sense::SHORT_DATA,
+            Operation::WriteSame | Operation::WriteAtomic => Sense::SHORT_DATA,
             Operation::CompareAndWrite => Sense::field_in_cdb(13, None),
             _ => return None,
         };
@@ -334,6 +344,9 @@ impl Device {
 
     fn go_on(&mut self, nexus: Nexus, lun: u16, wait: Wait, completion: Completion) -> Result<Next, Refusal> {
         match (wait, completion) {
+            (Wait::Block(task), completion @ Completion::Failed(Failure::Conflict)) if task.has_written() => {
+                Ok(task.finish(completion)?.into())
+            }
             (_, Completion::Failed(failure)) => Err(Sense::of_failure(failure)?.into()),
             (Wait::Verdict | Wait::Block(block::Task::Swap), Completion::Verdict(verdict)) => {
                 match Sense::of_verdict(verdict)? {
@@ -387,6 +400,7 @@ impl Device {
         let request = match row.operation {
             Operation::Read
             | Operation::Write
+            | Operation::WriteAtomic
             | Operation::WriteVerify
             | Operation::Verify
             | Operation::Prefetch
@@ -396,12 +410,12 @@ impl Device {
             | Operation::Unmap => {
                 let request = block::Request::parse(row, cdb, blocks)?;
                 // SPC-4 7.5.8: SWP.
-                if row.access == Access::Write && unit.modes.write_protected {
+                if row.access(cdb) == Access::Write && unit.modes.write_protected {
                     return Err(Sense::SOFTWARE_WRITE_PROTECTED.into());
                 }
                 return Ok(match request.start(data, blocks)? {
                     // Nothing to carry out, and yet not for whom a reservation keeps out.
-                    Outcome::Good => Next::Ask(Command::Check { access: row.access }, Wait::Nothing),
+                    Outcome::Good => Next::Ask(Command::Check { access: row.access(cdb) }, Wait::Nothing),
                     outcome @ (Outcome::Data(_) | Outcome::Ask(..)) => outcome.into(),
                 });
             }
@@ -411,12 +425,16 @@ impl Device {
             Operation::PersistentIn => {
                 return Ok(Next::Ask(Command::Inspect, Wait::Persistent { cdb: cdb.to_vec() }));
             }
-            _ if row.access == Access::Exempt => return self.answer(nexus, lun, cdb, &data),
+            _ if row.access(cdb) == Access::Exempt => return self.answer(nexus, lun, cdb, &data),
             _ => {
                 let wait = Wait::Check { cdb: cdb.to_vec(), data };
-                return Ok(Next::Ask(Command::Check { access: row.access }, wait));
+                return Ok(Next::Ask(Command::Check { access: row.access(cdb) }, wait));
             }
         };
+        // The engine stops over a request that cannot be stored: none may get this far, and none gets past here.
+        if !request.within_limits() {
+            return Err(Sense::INTERNAL_FAILURE.into());
+        }
         Ok(Next::Ask(Command::Control { request }, Wait::Verdict))
     }
 
@@ -433,7 +451,7 @@ impl Device {
     /// The answer to a command that needs nothing of the volume, and that reservations let in.
     fn answer(&mut self, nexus: Nexus, lun: u16, cdb: Cdb, data_out: &[u8]) -> Result<Next, Refusal> {
         let row = opcodes::find(cdb)?;
-        let Some(unit) = self.units.get_mut(&lun) else { return Err(Sense::NO_SUCH_UNIT.into()) };
+        let Some(unit) = self.units.get(&lun) else { return Err(Sense::NO_SUCH_UNIT.into()) };
         let blocks = unit.config.blocks;
         let data = match row.operation {
             // SBC-3 5.25: the unit is shared by hosts at both sites. One that stops it, as some do when they
@@ -460,13 +478,16 @@ impl Device {
             Operation::ReadCapacity16 => read_capacity_16(blocks),
             Operation::LbaStatus => lba_status(cdb, blocks)?,
             Operation::ReadDefects => no_defects(cdb),
-            Operation::Inquiry => inquiry::inquiry(cdb, Some(&unit.config), &self.port)?,
+            Operation::Inquiry => inquiry::inquiry(cdb, Some(unit), &self.port)?,
             Operation::ReportLuns => report::luns(cdb, self.units.keys().copied())?,
             Operation::ReportGroups => ports::report(cdb, &self.port, &self.peer)?,
-            Operation::ReportOpcodes => report::opcodes(cdb)?,
+            Operation::ReportOpcodes => {
+                report::opcodes(cdb, |row| row.operation == Operation::CompareAndWrite && !unit.swaps)?
+            }
             Operation::ReportTaskManagement => report::task_management(cdb),
             Operation::Read
             | Operation::Write
+            | Operation::WriteAtomic
             | Operation::WriteVerify
             | Operation::Verify
             | Operation::Prefetch
@@ -556,6 +577,7 @@ fn allocation_length(row: &Row, cdb: Cdb) -> Option<u64> {
             | Operation::SendDiagnostic
             | Operation::Read
             | Operation::Write
+            | Operation::WriteAtomic
             | Operation::WriteVerify
             | Operation::Verify
             | Operation::Prefetch
@@ -598,8 +620,8 @@ fn read_capacity_16(blocks: u64) -> Vec<u8> {
     data
 }
 
-/// SBC-3 5.6: one descriptor, from the block that was asked for: all is mapped. Which blocks the backing store keeps space
-/// for is its own affair.
+/// SBC-3 5.6: one descriptor, from the block that was asked for: all is mapped. Which blocks the backing store
+/// keeps space for is its own affair.
 fn lba_status(cdb: Cdb, blocks: u64) -> Result<Vec<u8>, Sense> {
     let lba = cdb.number(2, 8);
     if lba >= blocks {

@@ -484,6 +484,10 @@ fn device(config: &SiteConfig) -> Device {
     for volume in config.volumes.iter().filter(|volume| volume.rules.mode == Mode::Flush) {
         device.announce_write_cache(volume.unit.volume);
     }
+    let serves_swaps = |rules: Rules| rules.mode == Mode::Sync || rules.swaps;
+    for volume in config.volumes.iter().filter(|volume| !serves_swaps(volume.rules)) {
+        device.withhold_compare_and_write(volume.unit.volume);
+    }
     device
 }
 

@@ -15,7 +15,7 @@ const REQUESTS_MAX: u32 = 64;
 /// A response fits the data segment that every initiator takes before negotiation (§13.12).
 const RESPONSE_BYTES_MAX: usize = 8192;
 /// Longest iSCSI name (§4.2.7.1).
-const NAME_BYTES_MAX: usize = 223;
+const NAME_BYTES_MAX: usize = biplex_engine::reserve::INITIATOR_NAME_BYTES_MAX;
 
 /// Status-Class and Status-Detail (§11.13.5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -232,10 +232,12 @@ impl Login {
         let initiator =
             find("InitiatorName").ok_or((LoginStatus::MISSING_PARAMETER, "login without InitiatorName"))?;
         let printable = initiator.chars().all(|letter| !letter.is_control() && !letter.is_whitespace());
-        if initiator.is_empty() || initiator.len() > NAME_BYTES_MAX || !printable {
+        // Names are compared after folding (§4.2.7.1), which makes some letters longer: what is kept is measured.
+        self.initiator = initiator.to_lowercase();
+        let length = initiator.len().max(self.initiator.len());
+        if initiator.is_empty() || length > NAME_BYTES_MAX || !printable {
             return Err((LoginStatus::INITIATOR_ERROR, "impossible InitiatorName"));
         }
-        self.initiator = initiator.to_lowercase(); // names are compared after folding (§4.2.7.1)
         self.discovery = match find("SessionType") {
             None | Some("Normal") => false,
             Some("Discovery") => true,

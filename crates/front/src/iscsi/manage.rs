@@ -1,8 +1,9 @@
 //! Task management (RFC 7143 §11.5, §11.6; SAM-5 7).
 //!
 //! Must never answer while a task that it aborted can still change the volume: the response waits for the
-//! site to let go of such tasks, or for both sites to have executed the reset, within a bound. Invariant: an aborted task gets no response (TAS is 0), a
-//! half-received write that was aborted never reaches the device.
+//! site to let go of such tasks, or for both sites to have executed the reset, within a bound. What does not end
+//! within it is answered as rejected. Invariant: an aborted task gets no response (TAS is 0), a half-received
+//! write that was aborted never reaches the device.
 
 use super::framing::Outbox;
 use super::pdu::{FINAL, Management as Request, ManagementResponse, Pdu, before, opcode};

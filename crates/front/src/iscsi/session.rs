@@ -154,7 +154,7 @@ impl Session {
         match pdu.opcode() {
             opcode::NOP_OUT => self.handle_nop(out, pdu),
             opcode::TEXT => self.handle_text(shared, out, pdu),
-            opcode::LOGOUT => self.handle_logout(shared, out, pdu),
+            opcode::LOGOUT => self.handle_logout(shared, out, pdu, now),
             opcode::COMMAND if self.nexus.is_some() => self.handle_command(shared, out, pdu, now),
             opcode::MANAGEMENT if self.nexus.is_some() => self.handle_management(shared, out, pdu, now),
             _ => {
@@ -271,8 +271,8 @@ impl Session {
     }
 
     /// Logout Request (§11.14). What the nexus reserved is released at both sites before the answer: another host may
-    /// reserve as soon as it hears of it.
-    fn handle_logout(&mut self, shared: &mut Shared, out: &mut Outbox, pdu: &Pdu) -> Next {
+    /// reserve as soon as it hears of it. But nobody waits long for that: see `LEAVE_NS_MAX`.
+    fn handle_logout(&mut self, shared: &mut Shared, out: &mut Outbox, pdu: &Pdu, now: u64) -> Next {
         let request: &LogoutRequest = pdu.view();
         let response = match request.flags & 0x7f {
             0 => 0,
@@ -289,7 +289,7 @@ impl Session {
             Some(nexus) => {
                 self.leaving = Some(itt);
                 self.abort_all(shared, None, None);
-                shared.order_leave(self.conn, nexus);
+                shared.order_leave(self.conn, nexus, now);
                 Next::Continue
             }
             None => {
@@ -299,11 +299,12 @@ impl Session {
         }
     }
 
-    /// What the nexus reserved is released: the logout is answered. The connection is to be closed then.
-    pub(super) fn handle_left(&mut self, out: &mut Outbox) {
-        if let Some(itt) = self.leaving {
-            self.answer_logout(out, itt, 0);
-        }
+    /// What the nexus reserved is released, or will be: the logout is answered. Whether there was one; the connection
+    /// is to be closed then.
+    pub(super) fn handle_left(&mut self, out: &mut Outbox) -> bool {
+        let Some(itt) = self.leaving else { return false };
+        self.answer_logout(out, itt, 0);
+        true
     }
 
     fn answer_logout(&mut self, out: &mut Outbox, itt: u32, response: u8) {

@@ -34,10 +34,16 @@ pub(super) struct Management {
     pub cold: bool,
 }
 
+/// A logout waits no longer than this for what the nexus reserved to be released at both sites. It is released all the
+/// same, as soon as the sites can.
+const LEAVE_NS_MAX: u64 = 5_000_000_000;
+
 /// What a timer is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Timer {
     Connection(ConnId),
+    /// Harmless if the session has left before.
+    Leave(ConnId),
     Management(u64),
     Drain,
 }
@@ -92,8 +98,9 @@ impl Shared {
     }
 
     /// Asks for what this nexus reserved to be released, before its logout is answered.
-    pub(super) fn order_leave(&mut self, conn: ConnId, nexus: Nexus) {
+    pub(super) fn order_leave(&mut self, conn: ConnId, nexus: Nexus, now: u64) {
         let task = self.owe(Owed::Leave { conn });
+        self.timers.insert((now + LEAVE_NS_MAX, Timer::Leave(conn)));
         self.actions.push_back(TargetAction::Leave { task, nexus });
     }
 

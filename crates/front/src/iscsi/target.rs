@@ -113,7 +113,7 @@ pub enum TargetAction {
         /// The initiator's name.
         initiator: Arc<str>,
     },
-    /// A host was turned away or broke the protocol: for the log.
+    /// A host was turned away or broke the protocol, or a task management function of its was not done: for the log.
     Refused {
         /// The connection.
         conn: ConnId,
@@ -288,9 +288,10 @@ impl Target {
             self.shared.timers.remove(&(due, timer));
             match timer {
                 Timer::Connection(conn) => self.handle_idle(now, conn),
+                Timer::Leave(conn) => self.handle_left(conn),
                 Timer::Management(waiter) => {
                     if let Some(management) = self.shared.managements.remove(&waiter) {
-                        self.end_management(&management, REJECTED);
+                        self.reject_management(management, "not done in time");
                     }
                 }
                 Timer::Drain => {
@@ -412,8 +413,7 @@ impl Target {
         let tsih = self.new_tsih();
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         let Phase::Login(login) = &mut connection.phase else { return };
-        // Names are the same whatever their case (RFC 7143 4.2.7.2).
-        let initiator: Arc<str> = login.initiator.to_lowercase().into();
+        let initiator: Arc<str> = std::mem::take(&mut login.initiator).into();
         let (isid, discovery) = (login.isid, login.discovery);
         let mut session = Session::new(
             conn,
@@ -528,15 +528,17 @@ impl Target {
                 self.end_management(&management, COMPLETE);
             }
         } else if let Some(management) = self.shared.give_up(waiter) {
-            self.end_management(&Management { cold: false, ..management }, REJECTED);
+            self.reject_management(management, "not both sites executed it");
         }
     }
 
     /// What a session that logs out had reserved is released, or will be.
     fn handle_left(&mut self, conn: ConnId) {
-        if let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
-        {
-            session.handle_left(out);
+        let Some(Connection { phase: Phase::Session(session), out, .. }) = self.connections.get_mut(&conn)
+        else {
+            return;
+        };
+        if session.handle_left(out) {
             self.close(conn, None);
         }
     }
@@ -563,6 +565,15 @@ impl Target {
         }
         // Sessions that got their place in the window back, or an R2T.
         touched.into_iter().for_each(|conn| self.touch(conn));
+    }
+
+    /// Answers a task management function that was not, or not known to be, carried out.
+    fn reject_management(&mut self, management: Management, why: &str) {
+        if let Some(connection) = self.connections.get(&management.conn) {
+            let remote = connection.remote.clone();
+            self.refused(management.conn, &remote, &format!("a task management function: {why}"));
+        }
+        self.end_management(&Management { cold: false, ..management }, REJECTED);
     }
 
     /// Answers a task management function.

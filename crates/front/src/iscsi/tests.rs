@@ -4,6 +4,7 @@
 mod hostile;
 mod logins;
 mod managing;
+mod reserving;
 mod transfers;
 
 use super::Entropy;
@@ -14,7 +15,7 @@ use super::initiator::{
 use super::target::{Target, TargetAction, TargetConfig};
 use crate::scsi::{Device, PortConfig, UnitConfig};
 use crate::{Command, Completion, ConnId, Failure, TaskId, VolumeCommand};
-use biplex_engine::reserve::{Reservations, Verdict};
+use biplex_engine::reserve::{Access, Effect, Request, Reservations, Verdict};
 use biplex_engine::{BLOCK_BYTES, Extent, Nexus, Now, SiteId, Stamp, VolumeId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -70,6 +71,9 @@ struct Host {
     closed: bool,
 }
 
+/// What waits for the other site: a request on a unit, or (without one) a logout.
+type Stalled = (TaskId, Nexus, Option<VolumeCommand>);
+
 struct World {
     target: Target,
     hosts: BTreeMap<ConnId, Host>,
@@ -79,13 +83,17 @@ struct World {
     /// Commands are kept in `held` instead of being carried out.
     hold: bool,
     held: VecDeque<(TaskId, Nexus, VolumeCommand)>,
+    /// Requests on units and logouts are kept in `stalled`: the line to the other site is down.
+    stall: bool,
+    stalled: VecDeque<Stalled>,
+    /// What becomes of requests on units instead of being executed.
+    refuse: Option<Failure>,
     /// Actions other than sending and commands.
     log: Vec<TargetAction>,
     /// What raw connections got.
     raw: BTreeMap<ConnId, Vec<u8>>,
     writes: usize,
-    /// Of all units together: no test needs them apart.
-    reservations: Reservations,
+    reservations: BTreeMap<VolumeId, Reservations>,
     requests: u64,
     now: u64,
     next_conn: u64,
@@ -105,10 +113,13 @@ impl World {
             chunk: usize::MAX,
             hold: false,
             held: VecDeque::new(),
+            stall: false,
+            stalled: VecDeque::new(),
+            refuse: None,
             log: Vec::new(),
             raw: BTreeMap::new(),
             writes: 0,
-            reservations: Reservations::default(),
+            reservations: BTreeMap::from([VolumeId(7), VolumeId(8)].map(|id| (id, Reservations::default()))),
             requests: 0,
             now: SECOND,
             next_conn: 1,
@@ -212,17 +223,54 @@ impl World {
             {
                 self.held.push_back((task, nexus, command));
             }
+            TargetAction::Command { task, nexus, command }
+                if self.stall && matches!(command.command, Command::Control { .. }) =>
+            {
+                self.stalled.push_back((task, nexus, Some(command)));
+            }
             TargetAction::Command { task, nexus, command } => self.complete(task, nexus, &command),
-            TargetAction::Leave { task, .. } => {
-                self.target.handle_completion(self.now(), task, Completion::Done);
+            TargetAction::Leave { task, nexus } if self.stall => self.stalled.push_back((task, nexus, None)),
+            TargetAction::Leave { task, nexus } => self.leave(task, nexus),
+            TargetAction::LoggedOut { nexus, .. } => {
+                self.lose(nexus);
+                self.log.push(action);
             }
             other => self.log.push(other),
         }
     }
 
+    fn lose(&mut self, nexus: Nexus) {
+        for volume in [VolumeId(7), VolumeId(8)] {
+            self.execute(volume, nexus, &Request::NexusLost);
+        }
+    }
+
+    fn leave(&mut self, task: TaskId, nexus: Nexus) {
+        self.lose(nexus);
+        self.target.handle_completion(self.now(), task, Completion::Done);
+    }
+
+    /// Executes a request; what follows from it for hosts is left out.
+    fn execute(&mut self, volume: VolumeId, nexus: Nexus, request: &Request) -> (Verdict, Vec<Effect>) {
+        self.requests += 1;
+        let stamp = Stamp { time: self.requests, site: SiteId::A };
+        self.reservations.get_mut(&volume).expect("volume").apply(stamp, nexus, request)
+    }
+
     /// Carries out a command and answers it.
     fn complete(&mut self, task: TaskId, nexus: Nexus, command: &VolumeCommand) {
         let range = |extent: &Extent| extent.start().bytes() as usize..extent.end().bytes() as usize;
+        let touched = match &command.command {
+            Command::Read { extent, .. } => Some((Access::Read, extent)),
+            Command::Write { extent, .. }
+            | Command::Fill { extent, .. }
+            | Command::CompareAndWrite { extent, .. } => Some((Access::Write, extent)),
+            _ => None,
+        };
+        let reservations = &self.reservations[&command.volume];
+        if touched.is_some_and(|(access, extent)| !reservations.allows(nexus, access, Some(*extent))) {
+            return self.target.handle_completion(self.now(), task, Completion::Failed(Failure::Conflict));
+        }
         let disk = self.disks.get_mut(&command.volume).expect("volume");
         let completion = match &command.command {
             Command::Read { extent, .. } => {
@@ -244,15 +292,19 @@ impl World {
                 Completion::Done
             }
             Command::Flush | Command::Leave => Completion::Done,
-            Command::Check { access } => match self.reservations.allows(nexus, *access, None) {
+            Command::Check { access } => match reservations.allows(nexus, *access, None) {
                 true => Completion::Done,
                 false => Completion::Failed(Failure::Conflict),
             },
-            Command::Inspect => Completion::Persistent(self.reservations.persistent()),
+            Command::Inspect if !reservations.allows(nexus, Access::Look, None) => {
+                Completion::Failed(Failure::Conflict)
+            }
+            Command::Inspect => Completion::Persistent(reservations.persistent()),
             Command::Control { request } => {
-                self.requests += 1;
-                let stamp = Stamp { time: self.requests, site: SiteId::A };
-                let (verdict, effects) = self.reservations.apply(stamp, nexus, request);
+                if let Some(failure) = self.refuse {
+                    return self.target.handle_completion(self.now(), task, Completion::Failed(failure));
+                }
+                let (verdict, effects) = self.execute(command.volume, nexus, request);
                 effects.iter().for_each(|effect| self.target.apply_effect(command.volume, effect));
                 Completion::Verdict(verdict)
             }
@@ -274,6 +326,18 @@ impl World {
     fn release(&mut self) {
         while let Some((task, nexus, command)) = self.held.pop_front() {
             self.complete(task, nexus, &command);
+        }
+        self.run();
+    }
+
+    /// The line stands again: what was stalled is executed.
+    fn resume(&mut self) {
+        self.stall = false;
+        while let Some((task, nexus, command)) = self.stalled.pop_front() {
+            match command {
+                Some(command) => self.complete(task, nexus, &command),
+                None => self.leave(task, nexus),
+            }
         }
         self.run();
     }

@@ -1,9 +1,9 @@
 //! Unit attentions (SAM-5 5.14): what each nexus has yet to be told about each unit.
 //!
 //! A first login is told nothing: there is nothing that it could have missed. A nexus that comes back after
-//! it was lost is told so once (29/07), because what it had running is gone; if it was away when something was done to
-//! what it had reserved or registered, it is told that. Memory is bounded: a condition is queued once per nexus and unit,
-//! and only the last `LOST_MAX` lost nexuses are remembered.
+//! it was lost is told so once (29/07), because what it had running is gone; if it was away when something was
+//! done to what it had reserved or registered, it is told that. Memory is bounded: a condition is queued once per
+//! nexus and unit, and only the last `LOST_MAX` lost nexuses are remembered.
 
 use super::sense::Sense;
 use biplex_engine::Nexus;

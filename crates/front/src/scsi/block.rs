@@ -9,7 +9,7 @@ use super::cdb::{Cdb, Range};
 use super::opcodes::{Operation, Row};
 use super::sense::Sense;
 use super::{Outcome, Transfer};
-use crate::{Command, Completion};
+use crate::{Command, Completion, Failure};
 use biplex_engine::{BLOCK_BYTES, Extent, Lba};
 use bytes::Bytes;
 
@@ -46,6 +46,8 @@ pub(super) enum Request {
     Read { extent: Option<Extent>, fua: bool },
     /// WRITE.
     Write { extent: Option<Extent>, fua: bool },
+    /// WRITE ATOMIC: as [`Request::Write`], but never in part.
+    WriteAtomic { extent: Option<Extent>, fua: bool },
     /// WRITE AND VERIFY.
     WriteVerify { extent: Option<Extent>, compare: bool },
     /// VERIFY.
@@ -85,6 +87,8 @@ pub(super) struct Verification {
     /// The piece being read: at most [`MAX_TRANSFER_BLOCKS`].
     piece: Extent,
     expected: Expected,
+    /// It was written before by the same command.
+    written: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -106,6 +110,15 @@ impl Request {
         match row.operation {
             Operation::Read => Ok(Request::Read { extent: moved()?, fua }),
             Operation::Write => Ok(Request::Write { extent: moved()?, fua }),
+            Operation::WriteAtomic => {
+                // SBC-4 5.48: TRANSFER LENGTH has two bytes here.
+                let range = Range { lba: cdb.number(2, 8), blocks: cdb.number(12, 2) };
+                let extent = on_unit(range, blocks)?;
+                if range.blocks > MAX_TRANSFER_BLOCKS {
+                    return Err(Sense::field_in_cdb(12, None));
+                }
+                Ok(Request::WriteAtomic { extent, fua })
+            }
             Operation::WriteVerify => {
                 Ok(Request::WriteVerify { extent: moved()?, compare: cdb.bit(1, 0x02) })
             }
@@ -163,9 +176,9 @@ impl Request {
         let bytes = |extent: &Option<Extent>| extent.map_or(0, Extent::bytes);
         match self {
             Request::Read { extent, .. } => Transfer::In(bytes(extent)),
-            Request::Write { extent, .. } | Request::WriteVerify { extent, .. } => {
-                Transfer::Out(bytes(extent))
-            }
+            Request::Write { extent, .. }
+            | Request::WriteAtomic { extent, .. }
+            | Request::WriteVerify { extent, .. } => Transfer::Out(bytes(extent)),
             Request::Verify { extent, against } => match against {
                 Against::Nothing => Transfer::None,
                 Against::Bytes => Transfer::Out(bytes(extent)),
@@ -188,10 +201,17 @@ impl Request {
                 .map_or(Outcome::Good, |extent| {
                     Outcome::Ask(Command::Write { extent, data, fua }, Task::Order)
                 })),
+            // One entry of the journal: read back whole or not at all, whatever is lost. Nothing to be added.
+            Request::WriteAtomic { extent: None, .. } => Ok(Outcome::Good),
+            Request::WriteAtomic { extent: Some(extent), fua } if data.len() as u64 == extent.bytes() => {
+                Ok(Outcome::Ask(Command::Write { extent, data, fua }, Task::Order))
+            }
+            Request::WriteAtomic { .. } => Err(Sense::SHORT_DATA),
             Request::WriteVerify { extent, compare } => {
                 let Some(extent) = whole_blocks(extent, &data)? else { return Ok(Outcome::Good) };
                 let expected = if compare { Expected::Bytes(data.clone()) } else { Expected::Anything };
-                let task = Task::WriteBeforeVerify(Verification::new(extent, expected));
+                let verification = Verification { written: true, ..Verification::new(extent, expected) };
+                let task = Task::WriteBeforeVerify(verification);
                 // SBC-3 5.37: what is verified is what is on the medium.
                 Ok(Outcome::Ask(Command::Write { extent, data, fua: true }, task))
             }
@@ -315,7 +335,13 @@ fn unmap(list_bytes: u64, data: &Bytes, blocks: u64) -> Result<Outcome, Sense> {
 }
 
 impl Task {
-    /// What follows from the site's answer, which was not a failure.
+    /// Whether the command has written what it now looks at.
+    pub fn has_written(&self) -> bool {
+        matches!(self, Task::Verify(Verification { written: true, .. }))
+    }
+
+    /// What follows from the site's answer, which was not a failure, but for a conflict where
+    /// [`Task::has_written`].
     pub fn finish(self, completion: Completion) -> Result<Outcome, Sense> {
         match (self, completion) {
             (Task::Read { bytes }, Completion::Data(data)) if length(&data) == bytes => {
@@ -327,6 +353,11 @@ impl Task {
                 if length(&data) == verification.piece.bytes() =>
             {
                 verification.judge(&data)
+            }
+            // SCSI-2 9.2.12.2: a read exclusive reservation of another's lets writes in, and the command is one. It was
+            // carried out, so that RESERVATION CONFLICT would be untrue; what cannot be looked at is not compared.
+            (Task::Verify(Verification { written: true, .. }), Completion::Failed(Failure::Conflict)) => {
+                Ok(Outcome::Good)
             }
             // The site answered something else than it was asked. The host's data is not at stake: say so.
             (
@@ -347,7 +378,7 @@ fn length(data: &[Bytes]) -> u64 {
 
 impl Verification {
     fn new(whole: Extent, expected: Expected) -> Verification {
-        Verification { whole, piece: first_piece(whole), expected }
+        Verification { whole, piece: first_piece(whole), expected, written: false }
     }
 
     fn ask(self) -> Outcome {

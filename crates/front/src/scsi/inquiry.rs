@@ -9,7 +9,7 @@ use super::block::{
 };
 use super::cdb::Cdb;
 use super::sense::Sense;
-use super::{PortConfig, UnitConfig};
+use super::{PortConfig, Unit, UnitConfig};
 
 const VENDOR: &[u8; 8] = b"BIPLEX  ";
 const PRODUCT: &[u8; 16] = b"ACTIVE PAIR DISK";
@@ -25,7 +25,7 @@ const PAGES: [u8; 7] = [0x00, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2];
 const DESIGNATOR_MAX: usize = 252;
 
 /// INQUIRY, in full; `unit` is `None` for a LUN that does not exist.
-pub(super) fn inquiry(cdb: Cdb, unit: Option<&UnitConfig>, port: &PortConfig) -> Result<Vec<u8>, Sense> {
+pub(super) fn inquiry(cdb: Cdb, unit: Option<&Unit>, port: &PortConfig) -> Result<Vec<u8>, Sense> {
     let page = cdb.byte(2);
     if !cdb.bit(1, 0x01) {
         // SPC-4 6.6.1: a page code without EVPD.
@@ -36,10 +36,10 @@ pub(super) fn inquiry(cdb: Cdb, unit: Option<&UnitConfig>, port: &PortConfig) ->
     };
     let body = match page {
         0x00 => PAGES.to_vec(),
-        0x80 => capped(unit.serial.as_bytes()).to_vec(),
-        0x83 => device_identification(unit, port),
+        0x80 => capped(unit.config.serial.as_bytes()).to_vec(),
+        0x83 => device_identification(&unit.config, port),
         0x86 => extended_inquiry(),
-        0xb0 => block_limits(),
+        0xb0 => block_limits(unit.swaps),
         0xb1 => block_device_characteristics(),
         0xb2 => logical_block_provisioning(),
         _ => return Err(Sense::field_in_cdb(2, None)),
@@ -113,10 +113,10 @@ fn extended_inquiry() -> Vec<u8> {
 }
 
 /// Page B0h (SBC-3 6.6.4).
-fn block_limits() -> Vec<u8> {
+fn block_limits(swaps: bool) -> Vec<u8> {
     let mut body = Vec::with_capacity(60);
     body.push(0x01); // WSNZ: WRITE SAME of zero blocks, easily meant as nothing, does not mean all
-    body.push(0xff); // MAXIMUM COMPARE AND WRITE LENGTH
+    body.push(if swaps { 0xff } else { 0 }); // MAXIMUM COMPARE AND WRITE LENGTH; 0: not supported
     body.extend_from_slice(&(1u16 << PHYSICAL_EXPONENT).to_be_bytes()); // optimal transfer granularity
     body.extend_from_slice(&(MAX_TRANSFER_BLOCKS as u32).to_be_bytes());
     body.extend_from_slice(&2048u32.to_be_bytes()); // optimal transfer length: 1 MiB
@@ -126,7 +126,8 @@ fn block_limits() -> Vec<u8> {
     body.extend_from_slice(&(1u32 << PHYSICAL_EXPONENT).to_be_bytes()); // optimal unmap granularity
     body.extend_from_slice(&0x8000_0000u32.to_be_bytes()); // UGAVALID, alignment 0
     body.extend_from_slice(&MAX_WRITE_SAME_BLOCKS.to_be_bytes());
-    body.resize(60, 0); // no atomic writes
+    body.extend_from_slice(&(MAX_TRANSFER_BLOCKS as u32).to_be_bytes()); // maximum atomic transfer length
+    body.resize(60, 0); // no atomic alignment, granularity, boundaries
     body
 }
 
@@ -144,18 +145,20 @@ fn logical_block_provisioning() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mode::Modes;
     use super::*;
     use biplex_engine::{SiteId, VolumeId};
 
-    fn unit() -> UnitConfig {
-        UnitConfig {
+    fn unit() -> Unit {
+        let config = UnitConfig {
             volume: VolumeId(7),
             lun: 0,
             name: "vol0".into(),
             serial: "AB12".into(),
             naa: 0x3123_4567_89ab_cdef,
             blocks: 2048,
-        }
+        };
+        Unit { config, modes: Modes::default(), swaps: true }
     }
 
     fn port(site: SiteId) -> PortConfig {
@@ -221,7 +224,12 @@ mod tests {
         assert_eq!(limits[8..20], [0, 0, 0x20, 0, 0, 0, 8, 0, 0, 0, 0, 0]);
         assert_eq!(limits[20..36], [0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0x80, 0, 0, 0]);
         assert_eq!(limits[36..44], [0, 0, 0, 0, 0, 0, 0x80, 0]);
+        assert_eq!(limits[44..64], [[0, 0, 0x20, 0], [0; 4], [0; 4], [0; 4], [0; 4]].concat());
         assert_eq!(limits.len(), 64);
+        let without = Unit { swaps: false, ..unit() };
+        let cdb = [0x12, 1, 0xb0, 0, 255, 0];
+        let limits = inquiry(Cdb::new(&cdb), Some(&without), &port(SiteId::A)).expect("B0h");
+        assert_eq!(limits[..8], [0, 0xb0, 0, 0x3c, 1, 0, 0, 8]);
         assert_eq!(page(0xb1, SiteId::A)[..6], [0, 0xb1, 0, 0x3c, 0, 1]);
         assert_eq!(page(0xb2, SiteId::A), [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);
         assert_eq!(page(0x86, SiteId::A)[..6], [0, 0x86, 0, 0x3c, 0, 1]);
@@ -230,7 +238,7 @@ mod tests {
     #[test]
     fn names_of_any_length_fit_their_designators() {
         let mut long = unit();
-        long.serial = "S".repeat(70_000);
+        long.config.serial = "S".repeat(70_000);
         let data =
             inquiry(Cdb::new(&[0x12, 1, 0x83, 0, 255, 0]), Some(&long), &port(SiteId::A)).expect("83h");
         assert_eq!(usize::from(u16::from_be_bytes([data[2], data[3]])), data.len() - 4);

@@ -30,6 +30,7 @@ pub(super) enum Operation {
     SynchronizeCache,
     ReadDefects,
     WriteSame,
+    WriteAtomic,
     Unmap,
     ReportLuns,
     ReportGroups,
@@ -51,8 +52,8 @@ pub(super) struct Row {
     pub opcode: u8,
     pub service_action: Option<u8>,
     pub operation: Operation,
-    /// What reservations ask of it. RESERVE, RELEASE and PERSISTENT RESERVE are judged when they are executed.
-    pub access: Access,
+    /// What reservations ask of it; see [`Row::access`].
+    access: Access,
     /// Usage mask of the CDB's bytes 1 and up, up to and with the control byte; without the service action.
     usage: &'static [u8],
     /// Bits that may be set and mean nothing here: (byte, bits).
@@ -147,6 +148,14 @@ pub(super) const ROWS: &[Row] = &[
     row(0x90, Operation::Prefetch, Access::Read, CACHE_16, &[(1, 0x01), (14, 0x1f)]),
     row(0x91, Operation::SynchronizeCache, Access::Control, CACHE_16, OLD_SYNC_BITS),
     row(0x93, Operation::WriteSame, Access::Write, &[0x09, A, A, A, A, A, A, A, A, A, A, A, A, 0, 0], &[]),
+    row(
+        0x9c,
+        Operation::WriteAtomic,
+        Access::Write,
+        // ATOMIC BOUNDARY (bytes 10 and 11): boundaries are not offered.
+        &[0x18, A, A, A, A, A, A, A, A, 0, 0, A, A, 0, 0],
+        &[],
+    ),
     action(
         0x9e,
         0x10,
@@ -195,6 +204,17 @@ impl Row {
     /// The CDB's length in bytes.
     pub fn length(&self) -> usize {
         self.usage.len() + 1
+    }
+
+    /// What reservations ask of this command. RESERVE, RELEASE and PERSISTENT RESERVE are exempt, as they are judged
+    /// when they are executed.
+    pub fn access(&self, cdb: Cdb) -> Access {
+        match self.operation {
+            // SPC-4 5.13.1, table 66: with START, no power condition and no ejection it changes nothing that a
+            // persistent reservation guards. SCSI-2 knows no such exception.
+            Operation::StartStop if cdb.bit(4, 0x01) => Access::Look,
+            _ => self.access,
+        }
     }
 
     /// CDB usage data (SPC-4 6.35.3): a bit is set where the unit looks at it; operation code and service

@@ -167,8 +167,8 @@ fn reservation(view: &PersistentView) -> Vec<u8> {
     row
 }
 
-/// SPC-4 6.15.4: CRH, SIP_C, ATP_C, PTPL_C; TMV, and TEST UNIT READY let through under every type (ALLOW COMMANDS 001b);
-/// all six types. REPLACE LOST RESERVATION is not known (RLR_C 0): nothing here gets lost.
+/// SPC-4 6.15.4: CRH, SIP_C, ATP_C, PTPL_C; TMV, and TEST UNIT READY let through under every type (ALLOW
+/// COMMANDS 001b); all six types. REPLACE LOST RESERVATION is not known (RLR_C 0): nothing here gets lost.
 fn capabilities(view: &PersistentView) -> Vec<u8> {
     vec![0, 8, 0x1d, 0x90 | u8::from(view.aptpl), 0xea, 0x01, 0, 0]
 }

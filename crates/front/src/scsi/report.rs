@@ -34,16 +34,18 @@ pub(super) fn luns(cdb: Cdb, luns: impl Iterator<Item = u16>) -> Result<Vec<u8>,
     Ok(data)
 }
 
-/// REPORT SUPPORTED OPERATION CODES, in full.
-pub(super) fn opcodes(cdb: Cdb) -> Result<Vec<u8>, Sense> {
+/// REPORT SUPPORTED OPERATION CODES, in full, of a unit that knows all commands but those that it `lacks`.
+pub(super) fn opcodes(cdb: Cdb, lacks: impl Fn(&Row) -> bool) -> Result<Vec<u8>, Sense> {
     let timeouts = cdb.bit(2, 0x80);
     let (opcode, action) = (cdb.byte(3), cdb.number(4, 2));
-    let rows = || ROWS.iter().filter(move |row| row.opcode == opcode);
+    let lacks = &lacks;
+    let all = move || ROWS.iter().filter(move |row| !lacks(row));
+    let rows = move || all().filter(move |row| row.opcode == opcode);
     let has_actions = rows().any(|row| row.service_action.is_some());
     let known = rows().next().is_some();
     let this_action = || rows().find(|row| u64::from(row.service_action.unwrap_or(0)) == action);
     match cdb.byte(2) & 0x07 {
-        0 => Ok(all_opcodes(timeouts)),
+        0 => Ok(all_opcodes(all(), timeouts)),
         1 if has_actions => Err(Sense::field_in_cdb(2, Some(2))),
         1 => Ok(one_opcode(rows().next(), timeouts)),
         2 if known && !has_actions => Err(Sense::field_in_cdb(2, Some(2))),
@@ -52,9 +54,9 @@ pub(super) fn opcodes(cdb: Cdb) -> Result<Vec<u8>, Sense> {
     }
 }
 
-fn all_opcodes(timeouts: bool) -> Vec<u8> {
+fn all_opcodes(rows: impl Iterator<Item = &'static Row>, timeouts: bool) -> Vec<u8> {
     let mut data = vec![0; 4];
-    for row in ROWS {
+    for row in rows {
         let flags = if timeouts { 0x02 } else { 0 } | u8::from(row.service_action.is_some());
         let length = row.length() as u8;
         data.extend_from_slice(&[row.opcode, 0, 0, row.service_action.unwrap_or(0), 0, flags, 0, length]);
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     fn report(options: u8, opcode: u8, action: u8) -> Result<Vec<u8>, Sense> {
-        opcodes(Cdb::new(&[0xa3, 0x0c, options, opcode, 0, action, 0, 0, 1, 0, 0, 0]))
+        opcodes(Cdb::new(&[0xa3, 0x0c, options, opcode, 0, action, 0, 0, 1, 0, 0, 0]), |_| false)
     }
 
     #[test]
@@ -147,5 +149,17 @@ mod tests {
         assert_eq!(report(1, 0x9e, 0x10), refused);
         assert_eq!(report(2, 0x28, 0), refused);
         assert_eq!(report(4, 0x28, 0), refused);
+    }
+
+    #[test]
+    fn what_a_unit_lacks_is_not_told_as_supported() {
+        let ask = |options| {
+            let cdb = [0xa3, 0x0c, options, 0x89, 0, 0, 0, 0, 1, 0, 0, 0];
+            opcodes(Cdb::new(&cdb), |row| row.opcode == 0x89)
+        };
+        assert_eq!(ask(1), Ok(vec![0, 1, 0, 0]));
+        let all = ask(0).expect("option 0 is supported");
+        assert_eq!(all.len(), 4 + 8 * (ROWS.len() - 1));
+        assert!(all[4..].chunks(8).all(|entry| entry[0] != 0x89));
     }
 }

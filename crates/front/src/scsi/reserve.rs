@@ -1,8 +1,8 @@
 //! RESERVE and RELEASE, 6 and 10 bytes long (SCSI-2 9.2.11, 9.2.12; SPC-2 7.20 to 7.23): what their CDBs and lists of
 //! extents ask for. Whether it is granted is not decided here.
 //!
-//! A third party is named by the long form only (LONGID): its eight bytes are the initiator's host id, as `biplex status`
-//! prints it. The short form names devices of a parallel bus; iSCSI has none (5/24/00).
+//! A third party is named by the long form only (LONGID): its eight bytes are the initiator's host id, as `biplex
+//! status` prints it. The short form names devices of a parallel bus; iSCSI has none (5/24/00).
 
 use super::cdb::Cdb;
 use super::sense::Sense;
@@ -30,14 +30,15 @@ pub(super) fn list_length(cdb: Cdb) -> u64 {
 /// RESERVE.
 pub(super) fn reserve(cdb: Cdb, list: &[u8], blocks: u64) -> Result<Request, Sense> {
     let (third_party, elements) = third_party(cdb, list)?;
-    if !cdb.bit(1, EXTENT) {
+    let (elements, rest) = elements.as_chunks::<ELEMENT_BYTES>();
+    let whole = !cdb.bit(1, EXTENT);
+    if !rest.is_empty() || (whole && !elements.is_empty()) {
+        return Err(Sense::PARAMETER_LIST_LENGTH);
+    }
+    if whole {
         return Ok(Request::Reserve { third_party, extents: None });
     }
     let id = cdb.byte(2);
-    let (elements, rest) = elements.as_chunks::<ELEMENT_BYTES>();
-    if !rest.is_empty() {
-        return Err(Sense::PARAMETER_LIST_LENGTH);
-    }
     // SCSI-2 9.2.12.2: an empty list reserves nothing, and takes the place of what the id had.
     if elements.is_empty() {
         return Ok(Request::Release { third_party, extents: Some(id) });
@@ -124,6 +125,12 @@ mod tests {
         assert_eq!(reserve(Cdb::new(&[0x16, 1, 7, 0, 7, 0]), &one[..7], 100), short);
         assert_eq!(reserve(Cdb::new(&[0x16, 1, 7, 0, 16, 0]), &one, 100), short);
         assert_eq!(reserve(Cdb::new(&[0x56, 0x12, 0, 0, 0, 0, 0, 0, 4, 0]), &one[..4], 100), short);
+        let two = [one, one].concat();
+        assert_eq!(reserve(Cdb::new(&[0x56, 0x12, 0, 0, 0, 0, 0, 0, 0, 0]), &[], 100), short);
+        assert_eq!(reserve(Cdb::new(&[0x56, 0x12, 0, 0, 0, 0, 0, 0, 16, 0]), &two, 100), short);
+        assert_eq!(release(Cdb::new(&[0x57, 0x12, 0, 0, 0, 0, 0, 0, 16, 0]), &two), short);
+        let no_third_party = Err(Sense::field_in_cdb(1, Some(1)));
+        assert_eq!(reserve(Cdb::new(&[0x56, 0x02, 0, 0, 0, 0, 0, 0, 8, 0]), &one, 100), no_third_party);
         let field = Err(Sense::field_in_cdb(1, Some(4)));
         assert_eq!(reserve(Cdb::new(&[0x56, 0x10, 0, 3, 0, 0, 0, 0, 0, 0]), &[], 100), field);
         assert_eq!(

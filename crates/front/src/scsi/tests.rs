@@ -1,8 +1,9 @@
 //! The device as a host sees it: every command against exact bytes, over a disk in memory; and properties
 //! that hold for any CDB and any data.
 
+mod reserving;
+
 use super::*;
-use crate::Failure;
 use biplex_engine::reserve::{Reservations, Reset, Verdict};
 use biplex_engine::{Extent, HostId, Lba, Stamp};
 use proptest::prelude::*;
@@ -77,18 +78,20 @@ impl Bench {
     }
 
     fn carry_out(&mut self, nexus: Nexus, command: &Command) -> Completion {
-        let access = match command {
-            Command::Read { extent, .. } => Some((Access::Read, Some(*extent))),
+        let does = match command {
+            Command::Read { extent, .. } => vec![(Access::Read, Some(*extent))],
             Command::Write { extent, .. }
             | Command::Fill { extent, .. }
-            | Command::CompareAndWrite { extent, .. } => Some((Access::Write, Some(*extent))),
-            Command::Unmap { extents } => Some((Access::Write, extents.first().copied())),
-            Command::Flush => Some((Access::Control, None)),
-            Command::Check { access } => Some((*access, None)),
-            Command::Inspect => Some((Access::Look, None)),
-            Command::Control { .. } | Command::Leave => None,
+            | Command::CompareAndWrite { extent, .. } => vec![(Access::Write, Some(*extent))],
+            Command::Unmap { extents } => {
+                extents.iter().map(|extent| (Access::Write, Some(*extent))).collect()
+            }
+            Command::Flush => vec![(Access::Control, None)],
+            Command::Check { access } => vec![(*access, None)],
+            Command::Inspect => vec![(Access::Look, None)],
+            Command::Control { .. } | Command::Leave => vec![],
         };
-        if access.is_some_and(|(access, extent)| !self.reservations.allows(nexus, access, extent)) {
+        if !does.iter().all(|(access, extent)| self.reservations.allows(nexus, *access, *extent)) {
             return Completion::Failed(Failure::Conflict);
         }
         match command {
@@ -546,7 +549,7 @@ fn small_commands_answer_as_a_fixed_shared_disk_does() {
 #[test]
 fn commands_of_later_issues_and_other_devices_are_not_there() {
     let mut bench = bench();
-    for opcode in [0x1e, 0x83, 0x84, 0x8b, 0x9c, 0xa4, 0xc0, 0xff] {
+    for opcode in [0x1e, 0x83, 0x84, 0x8b, 0xa4, 0xc0, 0xff] {
         let mut cdb = [0; 16];
         cdb[0] = opcode;
         assert_eq!(bench.refused_unasked(&cdb, &[]), (5, 0x20, 0), "{opcode:x}");
@@ -591,39 +594,33 @@ fn compare_and_write_compares_all_before_it_writes_any() {
     assert!(bench.device.refuse_length(0, &none, 262_144).is_some());
 }
 
-/// SCSI.md 4.2 and 4.5: which commands another's reservation keeps out.
 #[test]
-fn each_command_meets_anothers_reservation_as_its_row_says() {
-    let reserve = [0x16, 0, 0, 0, 0, 0];
-    for row in opcodes::ROWS {
-        let mut bench = bench();
-        assert_eq!(bench.run_as(OTHER, &reserve, &[]).status, Status::Good);
-        let mut cdb = vec![0; row.length()];
-        (cdb[0], cdb[1]) = (row.opcode, row.service_action.unwrap_or(0));
-        let reply = bench.run(&cdb, &[]);
-        let conflicts = match row.operation {
-            Operation::Release => false,
-            Operation::Reserve | Operation::PersistentIn => true,
-            // Without a parameter list it is refused before anybody is asked.
-            Operation::PersistentOut => false,
-            _ => row.access != Access::Exempt,
-        };
-        let refused = reply.status == Status::ReservationConflict;
-        // A CDB of zeros may be at fault itself (READ(6) is of 256 blocks, UNMAP of nothing, and so on).
-        if reply.status != Status::CheckCondition {
-            assert_eq!(refused, conflicts, "{:02x}", row.opcode);
-        }
-        assert!(!refused || bench.asked.iter().all(|asked| !matches!(asked, Command::Leave)));
-    }
-}
-
-#[test]
-fn an_unknown_command_conflicts_with_anothers_reservation() {
+fn write_atomic_writes_all_or_nothing() {
     let mut bench = bench();
-    assert_eq!(bench.run_as(OTHER, &[0x16, 0, 0, 0, 0, 0], &[]).status, Status::Good);
-    assert_eq!(bench.run(&[0xc0; 10], &[]).status, Status::ReservationConflict);
-    assert_eq!(bench.run_as(OTHER, &[0x17, 0, 0, 0, 0, 0], &[]).status, Status::Good);
-    assert_eq!(bench.refused(&[0xc0; 10], &[]), (5, 0x20, 0));
+    let cdb = |flags: u8, lba: u64, boundary: u8, blocks: u16| {
+        let mut cdb = [0x9c, flags, 0, 0, 0, 0, 0, 0, 0, 0, 0, boundary, 0, 0, 0, 0];
+        cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+        cdb[12..14].copy_from_slice(&blocks.to_be_bytes());
+        cdb
+    };
+    let data = pattern(3, 5);
+    assert_eq!(bench.device.transfer(0, &cdb(0, 7, 0, 3)), Transfer::Out(1536));
+    assert_eq!(bench.device.refuse_length(0, &cdb(0, 7, 0, 3), 1536), None);
+    for announced in [0, 1024, 2048] {
+        let refusal = bench.device.refuse_length(0, &cdb(0, 7, 0, 3), announced).expect("it is in part");
+        assert_eq!(key(&refusal), SHORT);
+    }
+    assert_eq!(bench.refused_unasked(&cdb(0, 7, 0, 3), &data[..1024]), SHORT);
+    bench.good(&cdb(0x18, 7, 0, 3), &data);
+    let extent = Extent::new(Lba(7), 3).expect("three");
+    assert_eq!(bench.asked, [Command::Write { extent, data: data.clone().into(), fua: true }]);
+    assert_eq!(bench.good(&media(0x28, 0, 7, 3), &[]), data);
+    bench.good(&cdb(0, BLOCKS, 0, 0), &[]);
+    assert_eq!(bench.refused_unasked(&cdb(0, BLOCKS - 1, 0, 2), &data), OUT_OF_RANGE);
+    assert_eq!(bench.refused_unasked(&cdb(0, BLOCKS + 1, 0, 0), &[]), OUT_OF_RANGE);
+    assert_eq!(bench.refused_unasked(&cdb(0, 0, 0, 8193), &[]), INVALID_FIELD);
+    assert_eq!(bench.refused_unasked(&cdb(0, 0, 8, 8), &data), INVALID_FIELD);
+    assert_eq!(bench.refused_unasked(&cdb(0x20, 0, 0, 1), &data), INVALID_FIELD);
 }
 
 #[test]
@@ -754,7 +751,9 @@ fn failures_of_the_site_have_one_status_each() {
         (Failure::MediumWrite { lba }, Status::CheckCondition, (3, 0x0c, 0)),
         (Failure::NotReady, Status::CheckCondition, (2, 0x04, 0x0a)),
         (Failure::Stopped, Status::CheckCondition, (4, 0x44, 0)),
+        (Failure::NotSupported, Status::CheckCondition, (5, 0x20, 0)),
         (Failure::Busy, Status::Busy, (0, 0, 0)),
+        (Failure::Conflict, Status::ReservationConflict, (0, 0, 0)),
     ] {
         let mut bench = bench();
         let step = bench.device.start(HOST, 0, &media(0x28, 0, 0, 1), Bytes::new());

@@ -11,7 +11,7 @@ const HEAD: usize = 4;
 /// Least length of what follows the head, and what it is a multiple of.
 const LENGTH_MIN: usize = 20;
 /// Longest iSCSI name (RFC 7143 4.2.7.1).
-const NAME_MAX: usize = 223;
+const NAME_MAX: usize = biplex_engine::reserve::INITIATOR_NAME_BYTES_MAX;
 const SEPARATOR: &str = ",i,0x";
 
 /// An initiator port, or all of an initiator's.
@@ -60,10 +60,13 @@ pub(super) fn decode(bytes: &[u8], at: u16) -> Result<(TransportId, &[u8]), Sens
         (DEVICE, None) => (text, None),
         _ => return Err(wrong(4)),
     };
-    if name.is_empty() || name.len() > NAME_MAX {
+    // As at a login: folding makes some letters longer, and what is kept is measured, too.
+    let folded = name.to_lowercase();
+    let printable = name.chars().all(|letter| !letter.is_control() && !letter.is_whitespace());
+    if name.is_empty() || name.len().max(folded.len()) > NAME_MAX || !printable {
         return Err(wrong(4));
     }
-    Ok((TransportId { name: name.to_lowercase(), isid }, rest))
+    Ok((TransportId { name: folded, isid }, rest))
 }
 
 #[cfg(test)]
@@ -100,8 +103,20 @@ mod tests {
         assert_eq!(refused(|b| b[3] = 200), Err(Sense::PARAMETER_LIST_LENGTH));
         assert_eq!(refused(|b| b.truncate(3)), Err(Sense::PARAMETER_LIST_LENGTH));
         assert_eq!(refused(|b| b[4] = 0xff), at(32));
+        assert_eq!(refused(|b| b[4] = 0x1b), at(32));
+        assert_eq!(refused(|b| b[4] = b' '), at(32));
         assert_eq!(refused(|b| b[4] = 0), at(32));
         assert_eq!(refused(|b| b[14] = b'g'), at(32));
+    }
+
+    /// U+023A takes two bytes, and its small form three.
+    #[test]
+    fn a_name_that_folding_makes_too_long_is_refused() {
+        for (letters, is_read) in [(74, true), (75, false)] {
+            let read = decode(&encode(&"\u{23a}".repeat(letters), 1), 28).map(|(id, _)| id.name.len());
+            let expected = if is_read { Ok(222) } else { Err(Sense::field_in_parameters(32, None)) };
+            assert_eq!(read, expected, "{letters}");
+        }
     }
 
     proptest! {
@@ -112,7 +127,7 @@ mod tests {
                 *byte = [PORT, DEVICE][kind];
             }
             if let Ok((id, rest)) = decode(&bytes, 0) {
-                prop_assert!(rest.len() < bytes.len() && !id.name.is_empty());
+                prop_assert!(rest.len() < bytes.len() && !id.name.is_empty() && id.name.len() <= NAME_MAX);
             }
         }
     }
