@@ -141,6 +141,9 @@ impl Engine {
             }
             limit = limit.min(stamp.time);
         }
+        if !self.inbound.deaf() && self.recovered_is_open() {
+            return;
+        }
         if !planted(Mutant::DestageBeforePromise) {
             limit = limit.min(self.outbound.peer_promise.time);
         }
@@ -175,6 +178,21 @@ impl Engine {
         } else {
             self.order(Action::Destage { cut, pieces });
         }
+    }
+
+    /// Whether something that recovery found is not acked or not executed yet. The run before may have begun to destage
+    /// beyond it, and what that left on the store is the image of no earlier cut: none is taken.
+    fn recovered_is_open(&self) -> bool {
+        let recovered = |stamp: &Stamp| {
+            let held = self.entries[stamp.site.index()].get(stamp);
+            held.is_some_and(|held| held.append == AppendSeq(0))
+        };
+        let own = &self.entries[self.config.site.index()];
+        let mut unacked =
+            own.range((std::ops::Bound::Excluded(self.outbound.acked), std::ops::Bound::Unbounded));
+        // They are the oldest of the own ones.
+        let unheard = unacked.next().is_some_and(|(stamp, _)| recovered(stamp));
+        unheard || self.volumes.values().any(|volume| volume.ledger.pending.keys().any(recovered))
     }
 
     /// The state as of `cut`, where it differs from the backing stores.
