@@ -62,6 +62,8 @@ pub struct Ledger {
     left: BTreeMap<Nexus, Moment>,
     /// Per volume: who may be registered.
     registered: BTreeMap<usize, BTreeSet<Nexus>>,
+    /// Per volume: who may have been, and until when.
+    was_registered: BTreeMap<(usize, Nexus), Moment>,
 }
 
 impl Ledger {
@@ -132,7 +134,11 @@ impl Ledger {
             asked.ended = now;
         }
         if self.open(volume).next().is_none() {
-            self.registered.insert(volume, registered);
+            for nexus in self.registered.insert(volume, registered.clone()).unwrap_or_default() {
+                if !registered.contains(&nexus) {
+                    self.was_registered.insert((volume, nexus), now);
+                }
+            }
         }
     }
 
@@ -156,7 +162,7 @@ impl Ledger {
         let Asked { op: _, volume, by, request, asked, .. } = self.asked[at].clone();
         let what = match request {
             // With registrations GOOD says only that the host may go on (SPC-4 5.13.4).
-            Request::Reserve { .. } if self.may_be_registered(volume, by) => return,
+            Request::Reserve { .. } if self.may_be_registered(volume, by, asked) => return,
             Request::Reserve { third_party, extents: None } => What::Unit { third_party },
             Request::Reserve { third_party, extents: Some(extents) } => {
                 What::Extents { third_party, id: extents.id, claims: extents.claims }
@@ -184,8 +190,10 @@ impl Ledger {
         }
     }
 
-    fn may_be_registered(&self, volume: usize, nexus: Nexus) -> bool {
+    /// Whether the nexus may have been registered at any time since `since`.
+    fn may_be_registered(&self, volume: usize, nexus: Nexus, since: Moment) -> bool {
         self.registered.get(&volume).is_some_and(|registered| registered.contains(&nexus))
+            || self.was_registered.get(&(volume, nexus)).is_some_and(|until| *until > since)
     }
 
     /// Whether anybody ever asked anything about reservations of this volume.
@@ -202,7 +210,7 @@ impl Ledger {
     pub fn judge(&self, op: &Operation) -> Result<(), String> {
         let standing = self.grants.iter().filter(|grant| grant.volume == op.volume && grant.since < op.asked);
         for grant in standing {
-            let registered = self.may_be_registered(op.volume, op.nexus);
+            let registered = self.may_be_registered(op.volume, op.nexus, op.asked);
             if conflicts(grant, registered, op) {
                 return Err(format!(
                     "vol{}: {:?} of {} asked at {} is served though {} holds {:?} since {}",
@@ -426,6 +434,7 @@ mod tests {
             asked: moment,
             done: None,
             taken: true,
+            refused: false,
             by: None,
         }
     }

@@ -59,6 +59,8 @@ pub struct Operation {
     pub done: Option<Moment>,
     /// The site took it in.
     pub taken: bool,
+    /// It met a reservation: it never happens.
+    pub refused: bool,
     /// If it happens at all it has happened by then: its host was fenced off (PREEMPT AND ABORT).
     pub by: Option<Moment>,
 }
@@ -114,7 +116,7 @@ pub fn accesses(history: &[Operation], volume: usize, block: u64) -> Vec<Access>
     let covers = |extent: &Extent| extent.start().0 <= block && block < extent.end().0;
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
-    for (operation, op) in history.iter().enumerate().filter(|(_, op)| op.volume == volume) {
+    for (operation, op) in history.iter().enumerate().filter(|(_, op)| op.volume == volume && !op.refused) {
         let done = op.done.or(op.by).unwrap_or(Moment::MAX);
         let mut push = |kind, value| all.push(Access { asked: op.asked, done, kind, value, operation });
         match &op.deed {

@@ -251,6 +251,7 @@ impl World {
             asked,
             done: None,
             taken: false,
+            refused: false,
             by: None,
         });
         self.fua.push(fua);
@@ -358,6 +359,7 @@ impl World {
                         Some((offset / BLOCK_BYTES) as usize)
                     }
                     Verdict::Conflict if self.scenario.volumes[op.volume].rules.discard => {
+                        self.refuse(at);
                         return self.kept_out(op.host, op.volume, false);
                     }
                     other => {
@@ -376,6 +378,14 @@ impl World {
                 self.hosts[op.host].last = Some(Sight { volume: op.volume, extent, values });
             }
             _ => self.violation("answers", "a verdict for another question".to_owned()),
+        }
+    }
+
+    /// A command met a reservation: what it would have written must never be seen.
+    fn refuse(&mut self, at: usize) {
+        self.history[at].refused = true;
+        if let Deed::Write { value, .. } | Deed::Swap { value, .. } = self.history[at].deed {
+            self.refused.insert(value);
         }
     }
 
@@ -413,6 +423,7 @@ impl World {
             }
             Failure::Conflict => {
                 self.counts.kept_out += 1;
+                self.refuse(at);
                 if !self.ledger.anything(volume) {
                     self.violation("answers", "a conflict where nobody ever reserved".to_owned());
                 }
@@ -447,6 +458,10 @@ impl World {
                     format!("block {block} shows bytes that nobody wrote: {first:?}…"),
                 );
             };
+            if value != 0 && self.refused.contains(&value) {
+                let what = format!("block {block} shows {value}, whose write was refused");
+                return self.violation("exclusion", what);
+            }
             let discards = self.scenario.volumes[op.volume].rules.discard;
             if !discards
                 && let Err(why) = self.orders[op.site.index()][op.volume].read(block, value, op.asked, done)

@@ -109,6 +109,8 @@ impl World {
         }
         place.destaged = status.destaged;
         self.counts.destages += 1;
+        let cut = status.destaged;
+        self.note(&[26, id as u64, cut], &[], || format!("{id} stands at cut {cut}"));
         let image = self.durable_image(id);
         let images = self.cuts.images.entry(status.destaged).or_default();
         images[id.index()] = Some(image);
@@ -281,6 +283,10 @@ impl World {
                             tell(&access, &self.history),
                             near.join(", ")
                         );
+                        for access in &list {
+                            let told = tell(access, &self.history);
+                            self.note(&[25], &[], || format!("vol{volume} block {block}: {told}"));
+                        }
                         return self.violation("linearizable", what);
                     }
                 }

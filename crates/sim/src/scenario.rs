@@ -316,13 +316,16 @@ impl Scenario {
                 self.volumes.iter_mut().for_each(|plan| plan.hot = 4);
                 self.think = (200 * US, 4 * MS);
                 if r.one_in(2) {
-                    // Crashes in the middle of destages.
+                    // Crashes in the middle of destages, of swaps that replace what the store already has.
+                    self.blocks = (2, 4);
+                    self.volumes.iter_mut().for_each(|plan| plan.hot = 24);
+                    self.think = (MS, 8 * MS);
                     (self.hold_time, self.hold_every) = (5 * MS, 5 * MS);
                     self.volume_delay = (MS, 15 * MS);
                     self.journal_delay = (50 * US, 200 * US);
                     self.delay = (50 * US, 200 * US);
                     self.weights = only(&[(Fault::Crash, 3), (Fault::CrashBoth, 2)]);
-                    self.gap = (40 * MS, 250 * MS);
+                    self.gap = (40 * MS, 140 * MS);
                 }
             }
             Slant::Power => {

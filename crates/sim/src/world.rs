@@ -45,6 +45,8 @@ pub struct World {
     pub(crate) cuts: Cuts,
     /// Requests of hosts and what surely stands.
     pub(crate) ledger: crate::exclusion::Ledger,
+    /// Values of writes that met a reservation.
+    pub(crate) refused: std::collections::BTreeSet<crate::pattern::Value>,
     pub(crate) demands: crate::demands::Demands,
     pub(crate) script: crate::handover::HandOver,
     pub(crate) legacy: crate::ending::Legacy,
@@ -111,6 +113,7 @@ impl World {
             values: Vec::new(),
             cuts: Cuts::default(),
             ledger: Default::default(),
+            refused: Default::default(),
             demands: Default::default(),
             script: Default::default(),
             legacy: Default::default(),

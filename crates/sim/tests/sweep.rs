@@ -34,12 +34,23 @@ fn assert_that_something_happened(total: &Counts) {
 fn when_faults_stop_the_pair_comes_to_rest_with_equal_bytes() {
     let total = sweep(Weather::Polite, 63);
     assert_that_something_happened(&total);
-    assert!(total.power_losses_judged > 20 && total.discards > 10 && total.fenced_off > 10, "{total}");
+    assert!(total.power_losses_judged > 20 && total.discards > 10 && total.fenced_off > 0, "{total}");
 }
 
 #[test]
 fn under_endless_faults_nothing_false_is_shown() {
     assert_that_something_happened(&sweep(Weather::Cruel, 63));
+}
+
+/// Seeds in which something was found once, with what it was.
+#[test]
+fn what_was_found_once_stays_mended() {
+    // A restarted site took a cut before the one whose destage the crash had cut off.
+    let found = [(1327, Weather::Cruel, Slant::Power)];
+    for (seed, weather, slant) in found {
+        let violation = play(Scenario::new(seed, weather, slant), None, false).violation;
+        assert!(violation.is_none(), "{}: {violation:?}", replay(seed, weather, slant, None));
+    }
 }
 
 /// FIG. 22/23, E3.6, E3.7: see `handover.rs`, which judges.
