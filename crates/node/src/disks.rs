@@ -88,7 +88,7 @@ struct Queue {
 
 /// Who carries out the journal's appends.
 enum Appends {
-    Ring(RingAppender),
+    Ring(Box<RingAppender>),
     Thread(mpsc::Sender<Append>),
 }
 
@@ -129,7 +129,7 @@ impl Disks {
         let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
         let mut threads = Vec::with_capacity(POOL_THREADS + 1);
         let appends = match ring {
-            Some(ring) => Appends::Ring(ring),
+            Some(ring) => Appends::Ring(Box::new(ring)),
             None => {
                 let (appends, orders) = mpsc::channel();
                 let file = journal.clone();
