@@ -5,6 +5,7 @@ use crate::floor::{Append, Bare, Fio, RoundTrip};
 use crate::generator::{Access, HostDisk, Limit, Load, Sync};
 use crate::pair::{self, Pair, Written};
 use crate::process::Usage;
+use crate::reserving::Held;
 use crate::tgt::{self, Tgt};
 use std::fmt;
 use std::time::Duration;
@@ -240,7 +241,8 @@ impl Field {
     }
 
     fn slice(&mut self, contender: Contender, case: &Case, time: Duration) -> anyhow::Result<Figures> {
-        let load = |sync| Load { access: case.access, pages: case.pages, depth: case.depth, sync };
+        let (access, pages, depth) = (case.access, case.pages, case.depth);
+        let load = |sync| Load { access, pages, depth, sync, held: Held::Nothing };
         match contender {
             Contender::Sync => self.plain.slice(false, load(Sync::Never), time),
             Contender::SyncTls => self.tls.slice(false, load(Sync::Never), time),

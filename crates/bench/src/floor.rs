@@ -1,6 +1,7 @@
 //! Answers for the raw floor: what the machine does without any target in between. fio on a file of the same size on
 //! the same file system, a bare durable append, a bare round trip on loopback.
 
+use crate::line;
 use anyhow::{Context, ensure};
 use biplex_store::{PAGE_BYTES, PageBuf};
 use hdrhistogram::Histogram;
@@ -8,7 +9,7 @@ use rustix::fs::OFlags;
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,7 +76,19 @@ impl RoundTrip {
     /// Starts the other end, which ends with this one.
     pub fn new() -> anyhow::Result<RoundTrip> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
+        let to = listener.local_addr()?;
+        RoundTrip::between(&listener, to)
+    }
+
+    /// The same over a line that is so long each way.
+    pub fn over(delay: Duration) -> anyhow::Result<RoundTrip> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let to = line::lay(listener.local_addr()?, delay)?;
+        RoundTrip::between(&listener, to)
+    }
+
+    fn between(listener: &TcpListener, to: SocketAddr) -> anyhow::Result<RoundTrip> {
+        let stream = TcpStream::connect(to)?;
         let (mut other, _) = listener.accept()?;
         stream.set_nodelay(true)?;
         other.set_nodelay(true)?;

@@ -4,6 +4,7 @@
 //! Invariants: a page has at most one write under way; a read never meets a write under way on its pages.
 
 use crate::process::monotonic;
+use crate::reserving::Held;
 use anyhow::{Context, bail, ensure};
 use biplex_front::iscsi::initiator::{
     Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, read16, synchronize_cache16, test_unit_ready,
@@ -65,6 +66,8 @@ pub struct Load {
     pub depth: usize,
     /// See [`Sync`].
     pub sync: Sync,
+    /// What the host holds meanwhile.
+    pub held: Held,
 }
 
 /// What a slice of load measured.
@@ -144,9 +147,16 @@ impl HostDisk {
         }
     }
 
+    /// A session with it, ready for commands.
+    pub fn session(&self) -> anyhow::Result<Session> {
+        Session::open(self.portal, &self.target, self.lun)
+            .with_context(|| format!("{} at {}", self.target, self.portal))
+    }
+
     /// Writes the whole disk once, in order.
     pub fn fill(&mut self) -> anyhow::Result<()> {
-        let load = Load { access: Access::SequentialWrite, pages: 32, depth: 8, sync: Sync::Never };
+        let (access, pages, depth) = (Access::SequentialWrite, 32, 8);
+        let load = Load { access, pages, depth, sync: Sync::Never, held: Held::Nothing };
         let operations = self.versions.len() as u64 / u64::from(load.pages);
         self.cursor = 0;
         self.run(load, Limit::Operations(operations)).map(|_| ())
@@ -154,8 +164,8 @@ impl HostDisk {
 
     /// Loads the disk until the limit, in a session of its own. Login and logout are not in the time measured.
     pub fn run(&mut self, load: Load, limit: Limit) -> anyhow::Result<Slice> {
-        let mut session = Session::open(self.portal, &self.target, self.lun)
-            .with_context(|| format!("{} at {}", self.target, self.portal))?;
+        let mut session = self.session()?;
+        load.held.take(&mut session, self.versions.len() as u64 * PAGE_BLOCKS)?;
         let slice = Slice {
             operations: 0,
             bytes: 0,
@@ -191,6 +201,7 @@ impl HostDisk {
             }
         }
         running.slice.elapsed = began.elapsed();
+        load.held.give_back(&mut session)?;
         session.close();
         Ok(running.slice)
     }
@@ -376,8 +387,9 @@ fn mark(page_bytes: &mut [u8], page: u64, version: u32) {
 }
 
 /// A session over a non-blocking socket.
-struct Session {
+pub struct Session {
     stream: TcpStream,
+    lun: u64,
     initiator: Initiator,
     unsent: VecDeque<Bytes>,
     room: BytesMut,
@@ -394,17 +406,31 @@ impl Session {
         });
         let config = InitiatorConfig::new("iqn.2026-11.io.biplex:bench", target);
         let initiator = Initiator::new(config, entropy);
-        let mut session = Session { stream, initiator, unsent: VecDeque::new(), room: BytesMut::new() };
+        let mut session = Session { stream, lun, initiator, unsent: VecDeque::new(), room: BytesMut::new() };
         session.expect(|event| *event == InitiatorEvent::LoggedIn)?;
         for _ in 0..50 {
-            session.initiator.submit(0, lun, test_unit_ready(), Payload::None);
-            let event = session.expect(|event| matches!(event, InitiatorEvent::Done { .. }))?;
-            if matches!(event, InitiatorEvent::Done { status: 0, .. }) {
+            if session.command(test_unit_ready(), Payload::None)? == 0 {
                 return Ok(session);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         bail!("the unit does not become ready")
+    }
+
+    /// One command, alone; how it ended: its SCSI status.
+    pub fn command(&mut self, cdb: [u8; 16], payload: Payload) -> anyhow::Result<u8> {
+        self.initiator.submit(0, self.lun, cdb, payload);
+        match self.expect(|event| matches!(event, InitiatorEvent::Done { .. }))? {
+            InitiatorEvent::Done { status, .. } => Ok(status),
+            other => bail!("unexpected: {other:?}"),
+        }
+    }
+
+    /// One command, alone, that must end well.
+    pub fn expect_good(&mut self, cdb: [u8; 16], payload: Payload) -> anyhow::Result<()> {
+        let status = self.command(cdb, payload)?;
+        ensure!(status == 0, "command {:#04x} ended with status {status:#04x}", cdb[0]);
+        Ok(())
     }
 
     fn expect(&mut self, wanted: impl Fn(&InitiatorEvent) -> bool) -> anyhow::Result<InitiatorEvent> {
@@ -472,7 +498,7 @@ impl Session {
     }
 
     /// Logs out; how the target takes it is of no interest.
-    fn close(mut self) {
+    pub fn close(mut self) {
         self.initiator.logout();
         for _ in 0..10 {
             if self.turn().is_err() {

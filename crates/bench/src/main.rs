@@ -8,9 +8,11 @@ mod cases;
 mod floor;
 mod generator;
 mod hold;
+mod line;
 mod pair;
 mod process;
 mod report;
+mod reserving;
 mod tgt;
 mod trace;
 
@@ -21,6 +23,7 @@ use floor::{Append, Fio, RoundTrip};
 use generator::{Access, Limit, Load, Sync};
 use pair::{Pair, Setup};
 use report::{Report, show_case};
+use reserving::{Cost, Held, Reserving};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tgt::Tgt;
@@ -38,7 +41,7 @@ struct Options {
     /// Also write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only what has this in its name: a case such as write-4k-qd1, "trace", "hold"; may be repeated
+    /// Only what has this in its name: a case such as write-4k-qd1, "reservations", "trace", "hold"; may be repeated
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Where site b's journal and stores go: on one disk both sites' writes share what tgt has for itself
@@ -52,6 +55,9 @@ struct Options {
     slice_ms: Option<u64>,
 }
 
+/// How long the long line is, each way: some 1,000 km of fibre.
+const LONG_LINE: Duration = Duration::from_millis(5);
+
 /// How big a run is.
 struct Scale {
     slices: usize,
@@ -60,6 +66,7 @@ struct Scale {
     journal_bytes: u64,
     extents: usize,
     traced: u64,
+    requests: usize,
 }
 
 impl Scale {
@@ -72,6 +79,7 @@ impl Scale {
                 journal_bytes: 256 << 20,
                 extents: 100_000,
                 traced: 20,
+                requests: 10,
             },
             false => Scale {
                 slices: 5,
@@ -80,6 +88,7 @@ impl Scale {
                 journal_bytes: 1 << 30,
                 extents: 1_000_000,
                 traced: 300,
+                requests: 300,
             },
         };
         scale.slices = options.slices.unwrap_or(scale.slices).max(1);
@@ -98,7 +107,8 @@ fn main() -> anyhow::Result<()> {
         peer.map(|place| tempfile::Builder::new().prefix("biplex-bench").tempdir_in(place)).transpose()?;
     let peer = peer.as_ref().map(tempfile::TempDir::path);
     let cases: Vec<_> = CASES.into_iter().filter(|case| wanted(case.name)).collect();
-    ensure!(!cases.is_empty() || wanted("trace") || wanted("hold"), "nothing is called {:?}", options.only);
+    let others = ["reservations", "trace", "hold"];
+    ensure!(!cases.is_empty() || others.into_iter().any(wanted), "nothing is called {:?}", options.only);
 
     let mut report = Report::default();
     // Before anything else, so that its memory is measured in a fresh process.
@@ -111,6 +121,11 @@ fn main() -> anyhow::Result<()> {
         let trace = trace_writes(&binary()?, (&directory.path().join("trace"), peer), &scale)?;
         println!("{trace}");
         report.trace = Some(trace);
+    }
+    if wanted("reservations") {
+        let reserving = reservations(&binary()?, (&directory.path().join("reservations"), peer), &scale)?;
+        println!("{reserving}");
+        report.reserving = Some(reserving);
     }
     if !cases.is_empty() {
         let mut field = start(&binary()?, (directory.path(), peer), &scale)?;
@@ -154,6 +169,7 @@ fn start(binary: &Path, (directory, peer): (&Path, Option<&Path>), scale: &Scale
             directory: &directory.join(name),
             peer_directory: peer.as_deref(),
             tls,
+            delay: Duration::ZERO,
             volume_bytes: scale.volume_bytes,
             journal_bytes: scale.journal_bytes,
             log: "info",
@@ -182,6 +198,46 @@ fn start(binary: &Path, (directory, peer): (&Path, Option<&Path>), scale: &Scale
     Ok(Field { plain, tls, tgt, fio, append: Append::new(directory)?, round_trip: RoundTrip::new()? })
 }
 
+/// Requests one after the other, near and over a long line, and loads beside reservations.
+fn reservations(
+    binary: &Path,
+    (directory, peer): (&Path, Option<&Path>),
+    scale: &Scale,
+) -> anyhow::Result<Reserving> {
+    let pair = |name: &str, delay: Duration| -> anyhow::Result<Biplex> {
+        let peer = peer.map(|peer| peer.join(name));
+        let setup = Setup {
+            binary,
+            directory: &directory.join(name),
+            peer_directory: peer.as_deref(),
+            tls: false,
+            delay,
+            volume_bytes: 32 << 20,
+            journal_bytes: 128 << 20,
+            log: "warn",
+        };
+        Biplex::new(Pair::start(&setup)?, setup.volume_bytes)
+    };
+    let rounds = scale.requests;
+    let far = reserving::requests(pair("far", LONG_LINE)?.sync_disk(), rounds.div_ceil(3))?;
+    let mut near_pair = pair("near", Duration::ZERO)?;
+    let near = reserving::requests(near_pair.sync_disk(), rounds)?;
+    let tgt = match tgt::find() {
+        Some(_) => {
+            let tgt = Tgt::start(directory, 32 << 20)?;
+            let disk = cases::tgt_disk(&tgt, 32 << 20)?;
+            Some(reserving::requests(&disk, rounds)?)
+        }
+        None => None,
+    };
+    let mut costs = Vec::new();
+    for case in CASES.iter().filter(|case| case.name.contains("4k")) {
+        costs.push(Cost::of(&mut near_pair, case, scale.slices, scale.time).context(case.name)?);
+    }
+    let (near_trip, far_trip) = (reserving::round_trip(Duration::ZERO)?, reserving::round_trip(LONG_LINE)?);
+    Ok(Reserving { near, far, tgt, near_trip, far_trip, costs })
+}
+
 /// Single writes on a pair that notes their way.
 fn trace_writes(
     binary: &Path,
@@ -193,12 +249,14 @@ fn trace_writes(
         directory,
         peer_directory: peer,
         tls: false,
+        delay: Duration::ZERO,
         volume_bytes: 32 << 20,
         journal_bytes: 128 << 20,
         log: "info,biplex::path=trace",
     };
     let mut biplex = Biplex::new(Pair::start(&setup)?, setup.volume_bytes)?;
-    let load = Load { access: Access::RandomWrite, pages: 1, depth: 1, sync: Sync::Never };
+    let (access, held) = (Access::RandomWrite, Held::Nothing);
+    let load = Load { access, pages: 1, depth: 1, sync: Sync::Never, held };
     let slice = biplex.sync_disk().run(load, Limit::Traced(scale.traced))?;
     Trace::from_logs(&biplex.pair.stop()?, &slice.times)
 }

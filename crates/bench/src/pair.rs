@@ -1,6 +1,7 @@
 //! Answers for a Biplex pair: two daemons as separate processes, in step, with a sync volume (unit 0) and an async
 //! one (unit 1) each.
 
+use crate::line;
 use crate::process::{Process, Usage, free_address, wait_for};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -29,6 +30,8 @@ pub struct Setup<'a> {
     pub peer_directory: Option<&'a Path>,
     /// TLS on the line, or plain TCP.
     pub tls: bool,
+    /// How long the line is, each way; zero: the sites meet on loopback.
+    pub delay: Duration,
     /// Bytes of each volume.
     pub volume_bytes: u64,
     /// Bytes of each journal.
@@ -61,6 +64,10 @@ impl Pair {
         fs::create_dir_all(setup.directory)?;
         setup.peer_directory.map_or(Ok(()), fs::create_dir_all)?;
         let links = [free_address()?, free_address()?];
+        let peers = match setup.delay {
+            Duration::ZERO => [links[1], links[0]],
+            delay => [line::lay(links[1], delay)?, line::lay(links[0], delay)?],
+        };
         let portals = [free_address()?, free_address()?];
         if setup.tls {
             let made = Command::new(setup.binary).arg("keys").arg(setup.directory.join("keys")).output()?;
@@ -71,7 +78,7 @@ impl Pair {
             let config = setup.directory.join(format!("{site}.toml"));
             let socket = setup.directory.join(format!("{site}.sock"));
             let log = setup.directory.join(format!("{site}.log"));
-            fs::write(&config, setup.config(site, links[number], links[1 - number], portals[number]))?;
+            fs::write(&config, setup.config(site, links[number], peers[number], portals[number]))?;
             let mut command = Command::new(setup.binary);
             command.arg("serve").arg("--config").arg(&config).env("RUST_LOG", setup.log);
             sites.push(Process::start(&format!("site {site}"), &mut command, &log)?);

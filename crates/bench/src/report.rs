@@ -2,6 +2,7 @@
 //! whether they are met; for people and for programs.
 
 use crate::cases::{Case, Contender, Figures, Row};
+use crate::reserving::Reserving;
 use crate::trace::Trace;
 use serde_json::{Value, json};
 use std::fmt::{self, Write};
@@ -30,7 +31,8 @@ impl Spread {
         Some(Spread { median: (lower + upper) / 2.0, min, max })
     }
 
-    fn to_json(self) -> Value {
+    /// For programs.
+    pub fn to_json(self) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max })
     }
 }
@@ -67,6 +69,8 @@ pub struct Report {
     pub cases: Vec<(Case, Vec<Row>)>,
     /// One write's way.
     pub trace: Option<Trace>,
+    /// What reservations cost.
+    pub reserving: Option<Reserving>,
     /// The hold table.
     pub hold: Option<crate::hold::HoldReport>,
 }
@@ -155,6 +159,7 @@ impl Report {
         json!({
             "cases": cases.collect::<Vec<_>>(),
             "aims": aims.collect::<Vec<_>>(),
+            "reservations": self.reserving.as_ref().map(Reserving::to_json),
             "trace": self.trace.as_ref().map(Trace::to_json),
             "hold": self.hold.as_ref().map(crate::hold::HoldReport::to_json),
         })

@@ -283,6 +283,9 @@ pub enum Action {
     SaveReservations(Vec<(VolumeId, Reservations)>),
     /// Make a group with the present [`Engine::checkpoint`] durable soon, even an empty one.
     Checkpoint,
+    /// Somebody waits for what was appended so far: make it durable now. What nobody waits for may stay for a moment, so
+    /// that more shares its write.
+    Hurry,
     /// Tell the operator.
     Notice {
         /// How much it matters.
@@ -353,6 +356,8 @@ pub struct Engine {
     pub(crate) evictable: VecDeque<Stamp>,
     pub(crate) append_next: AppendSeq,
     pub(crate) append_durable: AppendSeq,
+    /// Up to here the journal was told to hurry.
+    hurried: AppendSeq,
     /// Appended, not durable, of each origin, in append order.
     pub(crate) volatile: [VecDeque<(AppendSeq, Stamp)>; 2],
     pub(crate) waiting: crate::hosts::Waiting,
@@ -411,6 +416,7 @@ impl Engine {
             evictable: VecDeque::new(),
             append_next: AppendSeq(1),
             append_durable: AppendSeq(0),
+            hurried: AppendSeq(0),
             volatile: [VecDeque::new(), VecDeque::new()],
             waiting: crate::hosts::Waiting::default(),
             inbound: Inbound::new(checkpoint.destaged),
@@ -677,8 +683,29 @@ impl Engine {
         self.journal_room = self.journal_room.saturating_sub(charge_of(&entry.body));
         self.hold(&entry, HeldBody::of(&entry.body, true), append, None);
         self.volatile[entry.stamp.site.index()].push_back((append, entry.stamp));
+        let awaited = self.awaited_when_appended(&entry);
         self.order(Action::Append(entry));
+        if awaited {
+            self.hurry();
+        }
         append
+    }
+
+    /// Whether a host here or at the peer may be waiting for this from the beginning: all but the peer's plain writes of
+    /// async volumes. A read that meets one of those asks for hurry when it comes.
+    fn awaited_when_appended(&self, entry: &Entry) -> bool {
+        let mode = self.volumes.get(&entry.volume).map(|volume| volume.rules.mode);
+        let plain = matches!(entry.body, Body::Data(_) | Body::Fill(_) | Body::Unmap);
+        entry.stamp.site == self.config.site || !plain || mode != Some(Mode::Async)
+    }
+
+    /// Has the journal write what was appended without waiting for more.
+    pub(crate) fn hurry(&mut self) {
+        let newest = AppendSeq(self.append_next.0 - 1);
+        if self.hurried < newest {
+            self.hurried = newest;
+            self.order(Action::Hurry);
+        }
     }
 
     /// Drops payload from memory, oldest first, until the limit is kept; it stays in the journal.

@@ -430,7 +430,7 @@ impl Engine {
         };
         if append > self.append_durable {
             self.waiting.by_append.insert((append, op));
-            return;
+            return self.hurry();
         }
         if let Some(stamp) = ack.filter(|stamp| *stamp > self.outbound.acked) {
             self.waiting.by_ack.insert((stamp, op));

@@ -261,6 +261,7 @@ impl Engine {
             self.append_next = AppendSeq(append.0 + 1);
             self.order.recording.push_back((append, stamp));
             self.order(Action::Append(record));
+            self.hurry();
         }
         self.order.recording.iter().all(|(_, stamp)| *stamp > cut)
     }

@@ -17,10 +17,11 @@ fn an_async_write_is_held_journaled_mirrored_and_completed_in_that_order() {
             Action::Append(_) => "append",
             Action::Send(Message::Entry(_)) => "mirror",
             Action::Complete { .. } => "complete",
+            Action::Hurry => "hurry",
             other => panic!("unexpected {other:?}"),
         })
         .collect();
-    assert_eq!(kinds, ["append", "mirror"]);
+    assert_eq!(kinds, ["append", "hurry", "mirror"]);
     assert_eq!(pair.outcome(SiteId::A, 1), None, "not before its journal has it");
     pair.make_durable(SiteId::A);
     assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done), "and then without the peer (E1.9)");
@@ -38,6 +39,25 @@ fn a_sync_write_completes_only_when_both_journals_have_it() {
     pair.make_durable(SiteId::B);
     pair.deliver(SiteId::A);
     assert_eq!(pair.outcome(SiteId::A, 1), Some(Outcome::Done));
+}
+
+#[test]
+fn the_journal_is_told_to_hurry_for_what_somebody_waits_for() {
+    let hurries = |pair: &Pair| pair.seen[1].iter().filter(|action| matches!(action, Action::Hurry)).count();
+    for (mode, expected) in [(Mode::Sync, 1), (Mode::Flush, 1), (Mode::Async, 0)] {
+        let mut pair = Pair::paired(mode);
+        let before = hurries(&pair);
+        pair.write(SiteId::A, 1, 8, 2, 0x11);
+        pair.deliver(SiteId::B);
+        assert_eq!(hurries(&pair) - before, expected, "{mode:?}: a host at A waits for B, or does not");
+        pair.read(SiteId::B, 2, 20, 1);
+        assert_eq!(hurries(&pair) - before, expected, "{mode:?}: this read meets nothing");
+        pair.read(SiteId::B, 3, 8, 1);
+        pair.read(SiteId::B, 4, 8, 1);
+        assert_eq!(hurries(&pair) - before, 1, "{mode:?}: these wait until B cannot lose what they show");
+        pair.make_durable(SiteId::B);
+        assert_eq!(pair.served(SiteId::B, 3), Some(vec![(8, 1, Some(0x11))]));
+    }
 }
 
 #[test]

@@ -2,11 +2,11 @@
 //! site as events, and carries its actions out. Decides nothing. Never waits anywhere but in `poll`.
 //!
 //! ```text
-//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ append ─▶ flush sends ─▶ other disk orders ─▶ poll
-//!                                                   ▲──────────────── inline disk answers ───────────┘
+//! poll ─▶ read sockets, take letters, tick ─▶ site.handle(…)* ─▶ site.poll ─▶ flush sends ─▶ disk orders ─▶ poll
+//!                                                   ▲──────────────── inline disk answers ──────┘
 //! ```
-//! The journal's thread gets its append first, then bytes leave, and only then do other disk orders begin (some are
-//! system calls made here): no peer and no host waits for one that is not about it.
+//! Bytes leave before disk orders begin, so that the peer's journal works while this site's does and no host waits
+//! for a system call that is not about it.
 
 use crate::admin::{Answer, Ask, Question, ROWS_MAX};
 use crate::disks::Disks;
@@ -16,7 +16,6 @@ use crate::mailbox::{Letter, Mailbox};
 use crate::path;
 use biplex_engine::Now;
 use biplex_site::{Action, Event, Notice, Severity, Site};
-use biplex_store::DiskOp;
 use mio::{Events, Poll, Token};
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook_mio::v1_0::Signals;
@@ -30,6 +29,8 @@ pub const HOSTS: Token = Token(1);
 pub const LINK: Token = Token(2);
 /// SIGTERM and SIGINT.
 pub const SIGNALS: Token = Token(3);
+/// The journal's ring, if there is one.
+pub const RING: Token = Token(4);
 /// First token of connections.
 pub const TOKENS_FROM: usize = 16;
 
@@ -146,7 +147,8 @@ impl Core {
         let (mut hosts_call, mut link_calls) = (self.hosts.accept_due(mono), false);
         for event in ready {
             match event.token() {
-                WAKER => {}
+                // Looked at below whoever woke us.
+                WAKER | RING => {}
                 HOSTS => hosts_call = true,
                 LINK => link_calls = true,
                 SIGNALS => self.take_signals(mono, events),
@@ -170,6 +172,10 @@ impl Core {
         };
         if link_calls {
             self.link.accept(&mut around);
+        }
+        while let Some((ticket, result)) = self.disks.reap() {
+            path::mark("append-known");
+            around.events.push(Event::DiskDone { ticket, result });
         }
         self.mailbox.begin();
         while let Some(letter) = self.mailbox.next() {
@@ -219,11 +225,6 @@ impl Core {
                 Action::HostClose { conn } => self.hosts.close(now.mono, conn),
                 Action::LinkSend { link, bytes } => self.link.send(link, bytes),
                 Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
-                Action::Disk { ticket, op: op @ DiskOp::AppendDurable { .. } } => {
-                    if let Some(result) = self.disks.order(ticket, op) {
-                        around.events.push(Event::DiskDone { ticket, result });
-                    }
-                }
                 Action::Disk { ticket, op } => orders.push((ticket, op)),
                 // Nothing here submits commands past iSCSI.
                 Action::Answer { task, completion: _ } => {

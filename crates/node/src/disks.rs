@@ -1,15 +1,18 @@
-//! Answers for the site's disk orders: the journal on a thread of its own, the volumes on a small pool, reads that
-//! the page cache can serve at once on the core itself. Every order is answered exactly once, whatever happens to
-//! the thread that works on it. Decides nothing about order: the site knows which orders may run side by side.
+//! Answers for the site's disk orders: the journal's appends by an io_uring or, where there is none, on a thread of
+//! their own, the volumes on a small pool, reads that the page cache can serve at once on the core itself. Every order
+//! is answered exactly once, whatever happens to the thread that works on it. Decides nothing about order: the site
+//! knows which orders may run side by side.
 //!
 //! ```text
-//!            AppendDurable ──▶ journal thread ──┐
+//!            AppendDurable ──▶ io_uring ────────┬──▶ reaped by the core
+//!            or, without one ▶ journal thread ──┼──▶ letter to the core
 //! core ──op──┤ Read ─ RWF_NOWAIT ─ hit ─────────┼──▶ answered on the spot
 //!            └ all else ─▶ pool (4 threads) ────┴──▶ letter to the core
 //! ```
 
 pub mod file_disk;
 pub mod open;
+mod ring;
 mod work;
 
 use crate::config::{Config, identity};
@@ -19,7 +22,9 @@ use biplex_engine::VolumeId;
 use biplex_store::{Device, DiskError, DiskOp, DiskResult, DiskTicket, PageBuf};
 use bytes::Bytes;
 use open::{JournalFile, StoreFile};
+use ring::RingAppender;
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
 
@@ -81,12 +86,18 @@ struct Queue {
     ready: Condvar,
 }
 
+/// Who carries out the journal's appends.
+enum Appends {
+    Ring(Box<RingAppender>),
+    Thread(mpsc::Sender<Append>),
+}
+
 /// All disks of a site, open and locked.
 pub struct Disks {
     sender: Sender,
     journal: Arc<JournalFile>,
     stores: BTreeMap<VolumeId, Arc<StoreFile>>,
-    appends: Option<mpsc::Sender<Append>>,
+    appends: Option<Appends>,
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -100,13 +111,32 @@ impl Disks {
         sender: Sender,
     ) -> std::io::Result<Disks> {
         let journal = Arc::new(journal);
+        let ring = RingAppender::start(journal.clone());
+        if let Err(error) = &ring {
+            tracing::info!("journal: appends go through a thread, io_uring is not to be had here ({error})");
+        }
+        Disks::start_with(config, (journal, ring.ok()), stores, sender)
+    }
+
+    fn start_with(
+        config: &Config,
+        (journal, ring): (Arc<JournalFile>, Option<RingAppender>),
+        stores: Vec<StoreFile>,
+        sender: Sender,
+    ) -> std::io::Result<Disks> {
         let ids = config.volumes.iter().map(|volume| identity::volume_id(&volume.name));
         let stores = ids.zip(stores.into_iter().map(Arc::new)).collect();
         let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
-        let (appends, orders) = mpsc::channel();
         let mut threads = Vec::with_capacity(POOL_THREADS + 1);
-        let file = journal.clone();
-        threads.push(named("biplex-journal", move || run_journal(&file, &orders))?);
+        let appends = match ring {
+            Some(ring) => Appends::Ring(Box::new(ring)),
+            None => {
+                let (appends, orders) = mpsc::channel();
+                let file = journal.clone();
+                threads.push(named("biplex-journal", move || run_journal(&file, &orders))?);
+                Appends::Thread(appends)
+            }
+        };
         for number in 0..POOL_THREADS {
             let queue = queue.clone();
             threads.push(named(&format!("biplex-disk-{number}"), move || run_pool(&queue))?);
@@ -114,18 +144,41 @@ impl Disks {
         Ok(Disks { sender, journal, stores, appends: Some(appends), queue, threads })
     }
 
+    /// Becomes readable when an append ends, if a ring carries them out.
+    pub fn ring(&self) -> Option<RawFd> {
+        match &self.appends {
+            Some(Appends::Ring(ring)) => Some(ring.descriptor()),
+            Some(Appends::Thread(_)) | None => None,
+        }
+    }
+
+    /// The append that a ring has ended, if it has; others end by letter. To be asked whenever the core is awake.
+    pub fn reap(&mut self) -> Option<(DiskTicket, DiskResult)> {
+        match &mut self.appends {
+            Some(Appends::Ring(ring)) => ring.reap().inspect(|_| path::mark("append-durable")),
+            Some(Appends::Thread(_)) | None => None,
+        }
+    }
+
     /// Carries an order out, or has it carried out. `Some` is the answer; otherwise a letter brings it.
     pub fn order(&mut self, ticket: DiskTicket, op: DiskOp) -> Option<DiskResult> {
         let owed = |sender: &Sender| Owed { ticket, sender: sender.clone(), answered: false };
         let (device, work) = match op {
             DiskOp::AppendDurable { offset, pages } => {
-                let append = Append { owed: owed(&self.sender), offset, pages };
                 path::mark("append-ordered");
-                // A journal thread that is gone drops the append, and the drop answers it.
-                if let Some(appends) = &self.appends {
-                    drop(appends.send(append));
-                }
-                return None;
+                return match &mut self.appends {
+                    Some(Appends::Ring(ring)) => {
+                        let ended = ring.append(ticket, offset, pages);
+                        path::mark("append-begun");
+                        ended
+                    }
+                    Some(Appends::Thread(appends)) => {
+                        // A journal thread that is gone drops the append, and the drop answers it.
+                        drop(appends.send(Append { owed: owed(&self.sender), offset, pages }));
+                        None
+                    }
+                    None => Some(Err(DiskError { message: "the disks are closed".to_owned() })),
+                };
             }
             DiskOp::Read { device, offset, len } => (device, Work::Read { offset, len }),
             DiskOp::Write { device, offset, data } => (device, Work::Write { offset, data }),

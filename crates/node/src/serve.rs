@@ -3,7 +3,7 @@
 
 use crate::admin::AdminSocket;
 use crate::config::{Config, identity, quantity, summary};
-use crate::core_loop::{Core, Ending, HOSTS, LINK, Progress, SIGNALS, TOKENS_FROM, WAKER, now};
+use crate::core_loop::{Core, Ending, HOSTS, LINK, Progress, RING, SIGNALS, TOKENS_FROM, WAKER, now};
 use crate::disks::Disks;
 use crate::disks::file_disk::FileDisk;
 use crate::disks::open::{JournalFile, StateLock, StoreFile, sync_directory};
@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use biplex_engine::message::VolumeGeometry;
 use biplex_site::Site;
 use biplex_store::{Identity, Layout};
+use mio::unix::SourceFd;
 use mio::{Interest, Poll, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -68,6 +69,9 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
     mio::Registry::register(&core_registry, &mut signals, SIGNALS, Interest::READABLE)?;
     let registry = &mut core_registry;
     let disks = Disks::start(config, journal, stores, sender.clone())?;
+    if let Some(ring) = disks.ring() {
+        registry.register(&mut SourceFd(&ring), RING, Interest::READABLE)?;
+    }
     let hosts = Hosts::listen(config.iscsi_listen, registry, HOSTS)
         .with_context(|| format!("iscsi.listen: cannot listen at {}", config.iscsi_listen))?;
     let ends = (config.site, config.link_listen, config.link_peer.clone());

@@ -52,7 +52,7 @@ pub const HUNTS: [Hunt; 28] = {
         hunt(AckBeforeExecuted, "ack-before-executed", Cruel, Slant::Reservations, 40),
         hunt(SkipRetry, "skip-retry", Polite, Slant::HandOver, 20),
         hunt(JudgeNewest, "judge-newest", Polite, Slant::Swaps, 40),
-        hunt(ShowSwapEarly, "show-swap-early", Polite, Slant::Swaps, 60),
+        hunt(ShowSwapEarly, "show-swap-early", Cruel, Slant::Swaps, 150),
         hunt(ForgetAttention, "forget-attention", Polite, Slant::Reservations, 20),
         hunt(NewerReserveWins, "newer-reserve-wins", Polite, Slant::Reservations, 20),
         hunt(LoseAptpl, "lose-aptpl", Polite, Slant::Power, 20),

@@ -3,6 +3,7 @@
 use crate::api::*;
 use crate::destage::Destager;
 use crate::link::Link;
+use crate::patience::Patience;
 use crate::read::Assembly;
 use biplex_engine::engine::{self, Engine, JournalPiece, OpId};
 use biplex_engine::message::VolumeGeometry;
@@ -89,6 +90,7 @@ pub struct Site {
     /// See [`Site::take_effects`].
     pub(crate) effects: VecDeque<(VolumeId, Effect)>,
     pub(crate) entries_appended: u64,
+    pub(crate) patience: Patience,
     pub(crate) draining: bool,
     drained: bool,
     halted: bool,
@@ -168,6 +170,7 @@ impl Site {
             alarms: VecDeque::new(),
             effects: VecDeque::new(),
             entries_appended: 0,
+            patience: Patience::default(),
             draining: false,
             drained: false,
             halted: false,
@@ -249,7 +252,10 @@ impl Site {
 
     /// Monotonic time at or after which a [`Event::Tick`] is wanted.
     pub fn next_deadline(&self, now: Now) -> u64 {
-        self.engine.next_deadline(now).min(self.target.next_deadline().unwrap_or(u64::MAX))
+        // A write under way is waited for, not a time.
+        let group = self.patience.deadline().filter(|_| !self.journal.writing());
+        let due = [self.target.next_deadline(), group].into_iter().flatten();
+        due.fold(self.engine.next_deadline(now), u64::min)
     }
 
     /// Carries the engine's and the target's orders on until neither has one.
@@ -272,7 +278,7 @@ impl Site {
 
     fn carry_out(&mut self, now: Now, action: engine::Action) {
         match action {
-            engine::Action::Append(entry) => self.append(&entry),
+            engine::Action::Append(entry) => self.append(now, &entry),
             engine::Action::Send(message) => self.send(message),
             engine::Action::Paired => self.tell_hosts(),
             engine::Action::CloseLink { why } => self.close_link(now, why),
@@ -293,6 +299,7 @@ impl Site {
             }
             engine::Action::SaveReservations(all) => self.save_reservations(&all),
             engine::Action::Checkpoint => self.journal.request_group(),
+            engine::Action::Hurry => self.patience.hurry(now),
             engine::Action::Notice { severity, text } => self.notice(severity, text),
         }
     }

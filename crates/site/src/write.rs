@@ -69,7 +69,8 @@ impl Site {
     }
 
     /// The engine's next append: into the journal's open group.
-    pub(crate) fn append(&mut self, entry: &Entry) {
+    pub(crate) fn append(&mut self, now: Now, entry: &Entry) {
+        self.patience.appended(now);
         match self.journal.append(entry) {
             // Not an entry of its own: nobody asks where it lies.
             Ok(_) if matches!(entry.body, Body::Verdict { .. }) => {}
@@ -83,8 +84,12 @@ impl Site {
         }
     }
 
-    /// Writes the open group, if there is one and none is under way.
+    /// Writes the open group, if there is one, it is time, and none is under way.
     pub(crate) fn close_group(&mut self, now: Now) {
+        let due = self.draining || self.patience.is_due(now, self.journal.open_bytes());
+        if !due && !self.journal.group_wanted() {
+            return;
+        }
         let checkpoint = self.engine.checkpoint(now);
         self.journal.set_checkpoint(Checkpoint {
             clock_ceiling: checkpoint.clock_ceiling,
@@ -100,6 +105,9 @@ impl Site {
                 DiskOp::AppendDurable { offset: group.offset, pages: group.pages },
                 Errand::Group,
             );
+            if self.journal.open_bytes() == 0 {
+                self.patience.emptied();
+            }
         }
     }
 

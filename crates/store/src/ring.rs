@@ -268,6 +268,21 @@ impl Journal {
         self.wanted = true;
     }
 
+    /// Whether a write is under way.
+    pub fn writing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Bytes of entries that were appended and not handed out yet, their headers included.
+    pub fn open_bytes(&self) -> u64 {
+        self.ready.iter().chain(&self.open).map(Building::bytes).sum()
+    }
+
+    /// Whether something is to be written even if nothing was appended: a checkpoint or a state.
+    pub fn group_wanted(&self) -> bool {
+        self.wanted || self.states.is_queued()
+    }
+
     /// Keeps `bytes` for the site, outside of the ring: written before any group or checkpoint that is handed out from
     /// now on, and in force with the first of those, so that a recovery gives each checkpoint with its state
     /// ([`crate::Recovered::state`]). A state that was saved and not yet handed out is replaced.

@@ -63,6 +63,11 @@ impl States {
         self.newest.seq
     }
 
+    /// Whether a state waits to be handed out.
+    pub fn is_queued(&self) -> bool {
+        self.queued.is_some()
+    }
+
     /// Hands out the write of the queued state, if there is one: what it will be, its offset, and its pages.
     pub fn next_write(&mut self, journal: u64, layout: &Layout) -> Option<(Saved, u64, PageBuf)> {
         let bytes = self.queued.take()?;

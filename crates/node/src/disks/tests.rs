@@ -34,15 +34,32 @@ fn config(directory: &Path) -> Config {
     Config::parse(Path::new("a.toml"), &text).expect("valid")
 }
 
-fn disks(directory: &Path) -> (Disks, Mailbox, Device) {
-    let (sender, letters) = mailbox(Arc::new(|| ()));
+const JOURNAL_BYTES: usize = 2 << 20;
+
+fn journal(directory: &Path) -> JournalFile {
     let path = directory.join("journal");
     let mut made = FileDisk::make(&path).expect("made");
-    made.write_at(0, &vec![0; 64 * PAGE_BYTES]).expect("written");
-    let journal = JournalFile::open(&path).expect("opened");
+    made.write_at(0, &vec![0; JOURNAL_BYTES]).expect("written");
+    JournalFile::open(&path).expect("opened")
+}
+
+fn disks(directory: &Path) -> (Disks, Mailbox, Device) {
+    let (sender, letters) = mailbox(Arc::new(|| ()));
     let store = StoreFile::open(&volume(directory), true).expect("opened");
-    let disks = Disks::start(&config(directory), journal, vec![store], sender).expect("threads");
+    let disks = Disks::start(&config(directory), journal(directory), vec![store], sender).expect("threads");
     (disks, letters, Device::Volume(identity::volume_id("vol0")))
+}
+
+/// Disks whose appends go through a thread, as where there is no io_uring.
+fn disks_without_ring(directory: &Path) -> (Disks, Mailbox) {
+    let (sender, letters) = mailbox(Arc::new(|| ()));
+    let journal = (Arc::new(journal(directory)), None);
+    (Disks::start_with(&config(directory), journal, Vec::new(), sender).expect("threads"), letters)
+}
+
+/// A ring, unless this machine has none: then there is nothing to test.
+fn ring(directory: &Path) -> Option<RingAppender> {
+    RingAppender::start(Arc::new(journal(directory))).ok()
 }
 
 /// Gives the order and waits for its one answer.
@@ -52,6 +69,10 @@ fn run(disks: &mut Disks, letters: &Mailbox, ticket: u64, op: DiskOp) -> DiskRes
     }
     let until = Instant::now() + Duration::from_secs(20);
     while Instant::now() < until {
+        if let Some((DiskTicket(done), result)) = disks.reap() {
+            assert_eq!(done, ticket);
+            return result;
+        }
         match letters.next() {
             Some(Letter::DiskDone(DiskTicket(done), result)) => {
                 assert_eq!(done, ticket);
@@ -87,18 +108,94 @@ fn store_keeps_what_was_written_and_zeroed() {
 #[test]
 fn journal_append_is_read_back_from_any_sector() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (mut disks, letters, _) = disks(directory.path());
+    let (disks, letters, _) = disks(directory.path());
+    append_and_read_back(disks, &letters);
+}
+
+#[test]
+fn without_io_uring_a_thread_appends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (disks, letters) = disks_without_ring(directory.path());
+    assert_eq!(disks.ring(), None);
+    append_and_read_back(disks, &letters);
+}
+
+fn append_and_read_back(mut disks: Disks, letters: &Mailbox) {
     let mut pages = PageBuf::default();
     pages.extend_from_slice(&(0..8192u32).map(|n| (n / 512) as u8).collect::<Vec<_>>());
     let append = DiskOp::AppendDurable { offset: 4096, pages };
-    assert_eq!(run(&mut disks, &letters, 1, append), Ok(Bytes::new()));
+    assert_eq!(run(&mut disks, letters, 1, append), Ok(Bytes::new()));
     let device = Device::Journal;
     let read =
-        run(&mut disks, &letters, 2, DiskOp::Read { device, offset: 4096 + 1536, len: 4096 }).expect("read");
+        run(&mut disks, letters, 2, DiskOp::Read { device, offset: 4096 + 1536, len: 4096 }).expect("read");
     assert_eq!(read.len(), 4096);
     assert_eq!((read[0], read[511], read[4095]), (3, 3, 10));
     let unaligned = DiskOp::Write { device, offset: 512, data: vec![Bytes::from_static(b"x")] };
-    assert!(run(&mut disks, &letters, 3, unaligned).expect_err("refused").message.contains("whole pages"));
+    assert!(run(&mut disks, letters, 3, unaligned).expect_err("refused").message.contains("whole pages"));
+}
+
+#[test]
+fn the_ring_wakes_a_poll_and_its_appends_are_on_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(mut ring) = ring(directory.path()) else { return };
+    let mut poll = mio::Poll::new().expect("a poll");
+    let source = &mut mio::unix::SourceFd(&ring.descriptor());
+    poll.registry().register(source, mio::Token(1), mio::Interest::READABLE).expect("registered");
+    let mut ready = mio::Events::with_capacity(4);
+    for number in 1..=20u64 {
+        let pages = pages_of(number as u8, 3);
+        assert_eq!(ring.append(DiskTicket(number), number * 3 * 4096, pages), None);
+        let until = Instant::now() + Duration::from_secs(20);
+        let (ticket, result) = loop {
+            if let Some(ended) = ring.reap() {
+                break ended;
+            }
+            assert!(Instant::now() < until, "append {number} has not ended");
+            // Interrupted is fine: the kernel may run the append's end in this thread.
+            drop(poll.poll(&mut ready, Some(Duration::from_secs(1))));
+        };
+        assert_eq!((ticket, result), (DiskTicket(number), Ok(Bytes::new())));
+        assert_eq!(ring.reap(), None);
+    }
+    let written = std::fs::read(directory.path().join("journal")).expect("read");
+    for number in 1..=20usize {
+        let place = number * 3 * 4096..(number + 1) * 3 * 4096;
+        assert!(written[place].iter().all(|byte| usize::from(*byte) == number));
+    }
+}
+
+#[test]
+fn a_refused_append_is_an_error_that_names_the_journal() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("journal");
+    drop(journal(directory.path()));
+    // For reading alone: the kernel refuses every write.
+    let file = std::fs::File::open(&path).expect("opened");
+    let readable = JournalFile { path, file, direct: true };
+    let Ok(mut ring) = RingAppender::start(Arc::new(readable)) else { return };
+    let mut ended = ring.append(DiskTicket(1), 4096, pages_of(1, 1)).map(|result| (DiskTicket(1), result));
+    let until = Instant::now() + Duration::from_secs(20);
+    while ended.is_none() && Instant::now() < until {
+        ended = ring.reap();
+    }
+    let error = ended.expect("ended").1.expect_err("refused").message;
+    assert!(error.contains("journal: write at byte 4096"), "{error}");
+}
+
+#[test]
+fn a_ring_that_is_dropped_lets_its_append_end_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(mut ring) = ring(directory.path()) else { return };
+    assert_eq!(ring.append(DiskTicket(1), 0, pages_of(9, JOURNAL_BYTES / 4096)), None);
+    drop(ring);
+    let written = std::fs::read(directory.path().join("journal")).expect("read");
+    assert!(written.iter().all(|byte| *byte == 9));
+}
+
+fn pages_of(byte: u8, pages: usize) -> PageBuf {
+    let mut filled = PageBuf::default();
+    filled.extend_from_slice(&vec![byte; pages * PAGE_BYTES]);
+    filled
 }
 
 #[test]

@@ -277,6 +277,8 @@ impl Replicas {
                 }
                 Action::Send(message) => orders.push(Order::Send(self.messages.number(message))),
                 Action::Checkpoint => orders.push(Order::Checkpoint),
+                // Each append may become durable at any time here.
+                Action::Hurry => {}
                 Action::Complete { op, outcome } => {
                     let told = match outcome {
                         Outcome::Done => Told::Good,
