@@ -100,7 +100,8 @@ impl Disks {
         sender: Sender,
     ) -> std::io::Result<Disks> {
         let journal = Arc::new(journal);
-        let ids = config.volumes.iter().map(|volume| identity::volume_id(&volume.name));
+        let on_disk = config.volumes.iter().filter(|volume| volume.unit.is_none());
+        let ids = on_disk.map(|volume| identity::volume_id(&volume.name));
         let stores = ids.zip(stores.into_iter().map(Arc::new)).collect();
         let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
         let (appends, orders) = mpsc::channel();

@@ -12,6 +12,8 @@ mod link;
 mod read;
 mod site;
 pub mod status;
+pub mod unit;
+mod units;
 mod view;
 pub mod write;
 

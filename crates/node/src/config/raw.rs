@@ -132,5 +132,6 @@ pub struct RawVolume {
     pub size: Text,
     pub mode: Text,
     pub store: Text,
+    pub reservations: Option<Text>,
     pub serial: Option<Text>,
 }
