@@ -1,8 +1,8 @@
 //! The site's two doors: [`Event`]s that come in, [`Action`]s that go out, and how a site is configured.
 
+use crate::unit::{UnitAddress, UnitConn};
 pub use biplex_engine::engine::{Mode, Severity};
 pub use biplex_engine::hold::TableKind;
-use crate::unit::{UnitAddress, UnitConn};
 use biplex_engine::{HostId, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, ConnId, TaskId};

@@ -49,7 +49,8 @@ pub(crate) fn filled(block: &Bytes, blocks: u64) -> Vec<Bytes> {
 impl Site {
     /// The engine let a read through.
     pub(crate) fn serve_read(&mut self, now: Now, op: OpId, volume: VolumeId, pieces: Vec<SourcePiece>) {
-        let mut assembly = Assembly { parts: Vec::with_capacity(pieces.len()), missing: 0, bad: None, away: false };
+        let mut assembly =
+            Assembly { parts: Vec::with_capacity(pieces.len()), missing: 0, bad: None, away: false };
         let mut orders = Vec::new();
         for (index, SourcePiece { extent, source }) in pieces.into_iter().enumerate() {
             assembly.parts.push(match source {

@@ -226,7 +226,9 @@ impl Session {
     fn conn(&self) -> Option<UnitConn> {
         match &self.stage {
             Stage::Resting { .. } => None,
-            Stage::Dialling { conn, .. } | Stage::Asking { conn, .. } | Stage::Ready { conn, .. } => Some(*conn),
+            Stage::Dialling { conn, .. } | Stage::Asking { conn, .. } | Stage::Ready { conn, .. } => {
+                Some(*conn)
+            }
         }
     }
 
@@ -243,7 +245,9 @@ impl Session {
 
     fn deadline(&self) -> Option<u64> {
         let stage = match &self.stage {
-            Stage::Resting { until } | Stage::Dialling { until, .. } | Stage::Asking { until, .. } => Some(*until),
+            Stage::Resting { until } | Stage::Dialling { until, .. } | Stage::Asking { until, .. } => {
+                Some(*until)
+            }
             Stage::Ready { .. } => None,
         };
         let tasks = self.tasks.values().map(|task| task.until);
@@ -479,7 +483,9 @@ impl Unit {
             Stage::Dialling { until, .. } if *until <= now => Some("it does not answer the connection"),
             Stage::Asking { until, .. } if *until <= now => Some("it did not complete the login in time"),
             Stage::Ready { .. } if late => Some("it left a command without an answer"),
-            Stage::Resting { .. } | Stage::Dialling { .. } | Stage::Asking { .. } | Stage::Ready { .. } => None,
+            Stage::Resting { .. } | Stage::Dialling { .. } | Stage::Asking { .. } | Stage::Ready { .. } => {
+                None
+            }
         };
         if let Some(why) = why {
             self.lose(now, port, why);
@@ -523,7 +529,9 @@ impl Unit {
     fn handle_event(&mut self, now: u64, port: Port, event: InitiatorEvent) {
         match event {
             InitiatorEvent::LoggedIn => self.ask(now, port),
-            InitiatorEvent::LoginFailed { class, detail } => self.lose(now, port, &login_refusal(class, detail)),
+            InitiatorEvent::LoginFailed { class, detail } => {
+                self.lose(now, port, &login_refusal(class, detail))
+            }
             InitiatorEvent::Done { tag, status, sense, data, residual: _ } => {
                 self.handle_done(now, port, tag, Answer { status, sense, data });
             }

@@ -83,7 +83,8 @@ mod tests {
                     for port in ports {
                         let (name, isid) = initiator_port(target, site, volume, port);
                         assert!(name.len() <= NAME_BYTES_MAX && name.starts_with("iqn."), "{name}");
-                        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
+                        let legal =
+                            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
                         assert!(name.chars().all(legal), "{name}");
                         assert!(seen.insert((name, isid)), "{target} {site} {volume} {port:?}");
                     }
@@ -91,7 +92,8 @@ mod tests {
             }
         }
         let nexus = Nexus { host: HostId(0xabc), isid: 0x8000_0000_0001, site: SiteId::B };
-        let (name, isid) = initiator_port("iqn.2026-11.io.biplex:p", SiteId::A, VolumeId(7), Port::Host(nexus));
+        let (name, isid) =
+            initiator_port("iqn.2026-11.io.biplex:p", SiteId::A, VolumeId(7), Port::Host(nexus));
         // Never change this: a reservation kept by a unit belongs to this name.
         assert_eq!(name, "iqn.2026-11.io.biplex:p:store.a.0000000000000abc.800000000001.b");
         assert_eq!(isid, [0x80, 0, 0, 0, 7, 1]);

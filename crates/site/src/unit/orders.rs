@@ -232,7 +232,9 @@ impl Unit {
     fn pump(&mut self, now: u64, lane: usize) {
         let changes = lane == 1;
         while self.orders.under_way < COMMANDS_MAX && !(changes && self.fenced()) {
-            let Some(limits) = self.facts.as_ref().map(Facts::limits).filter(|_| self.reachable()) else { return };
+            let Some(limits) = self.facts.as_ref().map(Facts::limits).filter(|_| self.reachable()) else {
+                return;
+            };
             let again = self.orders.lanes[lane].again.pop_front();
             let Some(mut part) = again.or_else(|| self.next_part(lane, limits)) else { return };
             // An order that has failed gets no more commands.
@@ -259,7 +261,8 @@ impl Unit {
         let first = [self.carrier.map(Port::Host), self.lucky, Some(Port::Site)];
         let all = first.into_iter().flatten().chain(self.sessions.keys().copied());
         let fit = |port: &Port| {
-            let stands = self.sessions.get(port).is_some_and(|session| session.is_ready() && !session.leaving);
+            let stands =
+                self.sessions.get(port).is_some_and(|session| session.is_ready() && !session.leaving);
             stands && !part.met.contains(port)
         };
         all.into_iter().find(fit)
@@ -397,7 +400,8 @@ impl Unit {
         };
         let Some(facts) = self.facts.as_mut().filter(|facts| facts.zeroing < next) else { return };
         facts.zeroing = next;
-        let how = if next == Zeroing::Plain { "zeros are written in full" } else { "space is not given back" };
+        let how =
+            if next == Zeroing::Plain { "zeros are written in full" } else { "space is not given back" };
         self.notice(Severity::Warning, &format!("cannot do {} ({answer}): {how} from now on", part.name()));
     }
 
@@ -431,7 +435,8 @@ impl Unit {
         if part.kind == Kind::Sync
             && let Some(why) = self.orders.doubt.take()
         {
-            let why = self.said(&format!("{}: {why}; what was written is not known to be there", part.name()));
+            let why =
+                self.said(&format!("{}: {why}; what was written is not known to be there", part.name()));
             return self.part_failed(part.ticket, why);
         }
         if let Some(order) = self.orders.orders.get_mut(&part.ticket) {

@@ -61,7 +61,9 @@ impl std::fmt::Display for Facts {
         f.write_str(match self.zeroing {
             Zeroing::SameUnmap => ", gives space back",
             Zeroing::Same => ", does not give space back (no WRITE SAME with UNMAP that reads as zeros)",
-            Zeroing::Plain => ", does not give space back and knows no WRITE SAME(16): zeros are written in full",
+            Zeroing::Plain => {
+                ", does not give space back and knows no WRITE SAME(16): zeros are written in full"
+            }
         })
     }
 }
@@ -248,7 +250,9 @@ impl Probe {
             return Err(format!("READ CAPACITY(16) gave {} bytes", bytes.len()));
         };
         if u64::from(block) != BLOCK_BYTES {
-            return Err(format!("its blocks have {block} bytes, Biplex works with {BLOCK_BYTES}; name another unit"));
+            return Err(format!(
+                "its blocks have {block} bytes, Biplex works with {BLOCK_BYTES}; name another unit"
+            ));
         }
         self.facts.blocks = last.saturating_add(1);
         if self.facts.blocks < self.blocks_wanted {
@@ -267,7 +271,9 @@ impl Probe {
     fn conclude(&mut self) -> Next {
         match &self.known {
             // A unit that came back as another one holds other bytes.
-            Some(known) if known.serial != self.facts.serial || known.model_name() != self.facts.model_name() => {
+            Some(known)
+                if known.serial != self.facts.serial || known.model_name() != self.facts.model_name() =>
+            {
                 Next::Unfit(format!(
                     "this is another unit than before: {} instead of {known}; nothing is written to it",
                     self.facts
