@@ -5,10 +5,10 @@
 
 use crate::disks::open::StoreFile;
 use crate::initiator::Session;
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use biplex_engine::VolumeId;
-use biplex_front::iscsi::initiator::{Payload, read16};
-use biplex_site::unit::UnitAddress;
+use biplex_front::iscsi::initiator::{Payload, read_capacity16, read16};
+use biplex_site::unit::{UnitAddress, judge_capacity};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -39,6 +39,10 @@ pub fn of_unit(
     session: &mut Session,
     bytes: u64,
 ) -> anyhow::Result<u64> {
+    let capacity = session
+        .patient(unit.lun, read_capacity16(), Payload::In(32), UNIT_RETRIES_MAX)
+        .with_context(|| format!("volume {name}: cannot ask unit {unit} for its size"))?;
+    judge_capacity(&capacity, bytes / 512).map_err(|why| anyhow!("volume {name}: unit {unit}: {why}"))?;
     let read = |piece: &mut [u8], at: u64| {
         for (index, part) in piece.chunks_mut(UNIT_READ_BYTES).enumerate() {
             let (lba, blocks) = (at / 512 + (index * UNIT_READ_BYTES / 512) as u64, part.len() / 512);

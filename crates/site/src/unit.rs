@@ -26,7 +26,7 @@ mod tests;
 
 pub use answer::Answer;
 pub use name::{NAME_BYTES_MAX, Nexus, Port, initiator_port};
-pub use probe::{Facts, Zeroing};
+pub use probe::{Facts, Zeroing, judge_capacity};
 
 use crate::api::{ChapConfig, Severity};
 use biplex_engine::{SiteId, VolumeId};

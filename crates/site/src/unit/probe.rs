@@ -245,22 +245,7 @@ impl Probe {
     }
 
     fn take_capacity(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let last = bytes.first_chunk().copied().map(u64::from_be_bytes);
-        let (Some(last), Some(block)) = (last, bytes.get(8..12).and_then(be32)) else {
-            return Err(format!("READ CAPACITY(16) gave {} bytes", bytes.len()));
-        };
-        if u64::from(block) != BLOCK_BYTES {
-            return Err(format!(
-                "its blocks have {block} bytes, Biplex works with {BLOCK_BYTES}; name another unit"
-            ));
-        }
-        self.facts.blocks = last.saturating_add(1);
-        if self.facts.blocks < self.blocks_wanted {
-            return Err(format!(
-                "it has {} blocks, the config says {}; correct the size at both sites or name another unit",
-                self.facts.blocks, self.blocks_wanted
-            ));
-        }
+        self.facts.blocks = judge_capacity(bytes, self.blocks_wanted)?;
         // SBC-3 5.16.2: LBPRZ; only then a block given back reads as zeros.
         if self.unmaps && bytes.get(14).is_some_and(|byte| byte & 0x40 != 0) {
             self.facts.zeroing = Zeroing::SameUnmap;
@@ -316,6 +301,27 @@ impl Facts {
     fn model_name(&self) -> &str {
         self.model.rsplit_once(' ').map_or(&self.model, |(name, _)| name)
     }
+}
+
+/// Judges the data of READ CAPACITY(16) (SBC-3 5.16.2): the unit's blocks, if there are enough and they have 512 bytes.
+pub fn judge_capacity(data: &[u8], blocks_wanted: u64) -> Result<u64, String> {
+    let last = data.first_chunk().copied().map(u64::from_be_bytes);
+    let (Some(last), Some(block)) = (last, data.get(8..12).and_then(be32)) else {
+        return Err(format!("READ CAPACITY(16) gave {} bytes", data.len()));
+    };
+    if u64::from(block) != BLOCK_BYTES {
+        return Err(format!(
+            "its blocks have {block} bytes, Biplex works with {BLOCK_BYTES}; name another unit"
+        ));
+    }
+    let blocks = last.saturating_add(1);
+    if blocks < blocks_wanted {
+        return Err(format!(
+            "it has {blocks} blocks, the config says {blocks_wanted}; correct the size at both sites or name another \
+             unit"
+        ));
+    }
+    Ok(blocks)
 }
 
 /// Printable text of a field, blanks taken off.
