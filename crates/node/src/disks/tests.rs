@@ -5,7 +5,7 @@ use super::open::StateLock;
 use super::*;
 use crate::config::Volume;
 use crate::mailbox::{Mailbox, mailbox};
-use biplex_site::Mode;
+use biplex_site::{Mode, Reservations};
 use biplex_store::{Disk, PAGE_BYTES};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,16 @@ const STORE_BYTES: u64 = 1 << 20;
 
 fn volume(directory: &Path) -> Volume {
     let store = directory.join("vol0.img");
-    Volume { name: "vol0".to_owned(), lun: 0, bytes: STORE_BYTES, mode: Mode::Sync, store, serial: None }
+    Volume {
+        name: "vol0".to_owned(),
+        lun: 0,
+        bytes: STORE_BYTES,
+        mode: Mode::Sync,
+        store,
+        unit: None,
+        reservations: Reservations::Table,
+        serial: None,
+    }
 }
 
 fn config(directory: &Path) -> Config {
@@ -50,7 +59,9 @@ fn run(disks: &mut Disks, letters: &Mailbox, ticket: u64, op: DiskOp) -> DiskRes
                 assert_eq!(done, ticket);
                 return result;
             }
-            Some(Letter::Ask(_) | Letter::PeerFound(_)) => panic!("not a disk's letter"),
+            Some(Letter::Ask(_) | Letter::PeerFound(_) | Letter::UnitFound(..)) => {
+                panic!("not a disk's letter")
+            }
             None => std::thread::sleep(Duration::from_millis(1)),
         }
     }
