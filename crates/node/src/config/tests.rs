@@ -284,7 +284,7 @@ fn times_beyond_a_year_and_what_no_initiator_can_send_are_refused() {
 #[test]
 fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
     let url = r#"store = "iscsi://me%twelve-secret@10.0.0.9:3260/iqn.2026-11.example:array/1""#;
-    let text = VALID.replacen(r#"store = "vol1.img""#, &format!("{url}\"\nreservations = \"disk\""), 1);
+    let text = VALID.replacen(r#"store = "vol1.img""#, &format!("{url}\nreservations = \"disk\""), 1);
     let config = parse(&text).expect("valid");
     let volume = &config.volumes[1];
     assert_eq!(
@@ -299,7 +299,7 @@ fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
     assert!(!summary::describe(&config).contains("twelve-secret"));
 
     let said = refusal(r#"store = "vol1.img""#, r#"store = "iscsi://10.0.0.9/iqn.2026-11.example:array/1""#);
-    assert!(said.contains(":46:9: this store is no iSCSI unit: the port is missing"), "{said}");
+    assert!(said.contains(":44:9: this store is no iSCSI unit: the port is missing"), "{said}");
     assert!(said.contains("remedy: write iscsi://HOST:PORT/IQN/LUN"), "{said}");
     let said = refusal(r#"store = "vol1.img""#, "store = \"vol1.img\"\nreservations = \"disk\"");
     assert!(said.contains("needs a store that keeps reservations"), "{said}");
