@@ -88,12 +88,23 @@ pub struct Host {
     stream: TcpStream,
     initiator: Initiator,
     next_tag: u64,
+    lun: u16,
     buffer: Vec<u8>,
 }
 
 impl Host {
     /// Logs in at a site.
     pub fn login(address: SocketAddr, identity: &Identity) -> Result<Host, HostError> {
+        Host::login_to(address, identity, TARGET, 0)
+    }
+
+    /// Logs in at any target; commands go to this unit.
+    pub fn login_to(
+        address: SocketAddr,
+        identity: &Identity,
+        target: &str,
+        lun: u16,
+    ) -> Result<Host, HostError> {
         let lost = |error: std::io::Error| HostError::Lost(error.to_string());
         let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(lost)?;
         stream.set_nodelay(true).map_err(lost)?;
@@ -101,12 +112,12 @@ impl Host {
             chap: identity.chap.clone(),
             header_digest: identity.digests,
             data_digest: identity.digests,
-            ..InitiatorConfig::new(&identity.name, TARGET)
+            ..InitiatorConfig::new(&identity.name, target)
         };
         let entropy =
             |bytes: &mut [u8]| getrandom::fill(bytes).expect("Linux gives random bytes once it is up");
         let initiator = Initiator::new(config, Box::new(entropy));
-        let mut host = Host { stream, initiator, next_tag: 1, buffer: vec![0; 256 << 10] };
+        let mut host = Host { stream, initiator, next_tag: 1, lun, buffer: vec![0; 256 << 10] };
         match host.next_event(PATIENCE)? {
             InitiatorEvent::LoggedIn => Ok(host),
             InitiatorEvent::LoginFailed { class, detail } => Err(HostError::Refused { class, detail }),
@@ -127,7 +138,7 @@ impl Host {
     pub fn submit(&mut self, cdb: [u8; 16], payload: Payload) -> u64 {
         let tag = self.next_tag;
         self.next_tag += 1;
-        self.initiator.submit(tag, lun(0), cdb, payload);
+        self.initiator.submit(tag, lun(self.lun), cdb, payload);
         tag
     }
 

@@ -49,7 +49,8 @@ impl Tgt {
         format!("iscsi://{}/{}/1", self.portal, self.target())
     }
 
-    fn target(&self) -> String {
+    /// The target's name.
+    pub fn target(&self) -> String {
         format!("iqn.2026-11.io.biplex:tgt-{}", self.name)
     }
 

@@ -18,6 +18,7 @@ use crate::entry::{Body, Entry};
 use crate::held::{Fate, HeldBody, charge_of};
 use crate::hosts::{Knock, Stage, Then, Wish};
 use crate::mutant::{Mutant, planted};
+use crate::passing::{Kept, Passes};
 use crate::reserve::{Access, Effect, Request, Reservations, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,6 +51,8 @@ pub(crate) struct Ledger {
     pub judging: Option<(Stamp, Option<Stamp>)>,
     /// Newest request of this site.
     pub own_last: Stamp,
+    /// Nexuses of this site that may have something reserved with the store's unit.
+    pub visitors: BTreeSet<Nexus>,
     /// Commands that wait until everything up to a stamp is executed.
     pub waiting: BTreeSet<(Stamp, OpId)>,
 }
@@ -72,7 +75,7 @@ impl Ledger {
     }
 
     /// The newest known request that is not executed.
-    fn last_request(&self) -> Option<Stamp> {
+    pub(crate) fn last_request(&self) -> Option<Stamp> {
         self.pending.iter().rev().find(|(_, turn)| **turn == Turn::Control).map(|(stamp, _)| *stamp)
     }
 }
@@ -82,12 +85,14 @@ impl Ledger {
 pub(crate) struct Order {
     /// Facts that are still to be put on the stream.
     owed: VecDeque<(VolumeId, Nexus, Request)>,
+    /// What stores that keep reservations themselves said.
+    pub passes: Passes,
     /// Own entries whose outcome somebody waits for.
     asked: BTreeSet<Stamp>,
     /// Outcomes of those.
     verdicts: BTreeMap<Stamp, Verdict>,
     /// Requests of the peer that are executed, and the newest own stamp then: acked when that is on its way.
-    barriers: VecDeque<(Stamp, Stamp)>,
+    pub barriers: VecDeque<(Stamp, Stamp)>,
     /// This run has said that it began.
     started: bool,
     /// Judged swaps whose verdicts are not in the journal.
@@ -107,6 +112,14 @@ impl Order {
     /// Somebody waits for this own entry's outcome.
     pub(crate) fn ask(&mut self, stamp: Stamp) {
         self.asked.insert(stamp);
+    }
+
+    /// Puts a fact on the stream's waiting list, unless it is there.
+    pub(crate) fn owe(&mut self, id: VolumeId, nexus: Nexus, request: Request) {
+        let fact = (id, nexus, request);
+        if !self.owed.contains(&fact) {
+            self.owed.push_back(fact);
+        }
     }
 
     pub(crate) fn forget(&mut self, stamp: Stamp) {
@@ -136,6 +149,9 @@ impl Engine {
         let Some(volume) = self.volumes.get_mut(&id) else {
             return self.refuse(op, Outcome::NotReady);
         };
+        if volume.rules.disk && matches!(wish, Wish::Control(_)) {
+            volume.ledger.visitors.insert(nexus);
+        }
         volume.doors.controls.push_back(Knock { op, nexus, deadline, wish });
         self.pump_controls(now, id);
     }
@@ -186,7 +202,10 @@ impl Engine {
                 .owed
                 .iter()
                 .any(|(of, who, what)| (of, who, what) == (id, &nexus, &Request::NexusLost));
-            if !owed && (volume.ledger.live.holds(nexus) || volume.ledger.pending.keys().any(reserves)) {
+            let visited = volume.ledger.visitors.remove(&nexus);
+            if !owed
+                && (visited || volume.ledger.live.holds(nexus) || volume.ledger.pending.keys().any(reserves))
+            {
                 self.order.owed.push_back((*id, nexus, Request::NexusLost));
             }
         }
@@ -356,7 +375,9 @@ impl Engine {
                     && held.volume == *id
                 {
                     let nexus = held.nexus(stamp.site);
-                    outlook.apply_within(self.config.reservation_bytes, *stamp, nexus, request);
+                    if let Some(kept) = Kept::of(volume.rules, request) {
+                        outlook.apply_within(self.config.reservation_bytes, *stamp, nexus, &kept);
+                    }
                 }
             }
             volume.ledger.outlook = (outlook != volume.ledger.live).then_some(outlook);
@@ -396,6 +417,10 @@ impl Engine {
             return false;
         }
         let done = match turn {
+            Turn::Control if self.is_passed(id, stamp, turn) => {
+                self.pass_control(id, stamp);
+                false
+            }
             Turn::Control => {
                 self.execute_control(id, stamp);
                 true
@@ -451,7 +476,7 @@ impl Engine {
     }
 
     /// What follows from an executed request for the hosts of this site.
-    fn follow(&mut self, id: VolumeId, effect: Effect) {
+    pub(crate) fn follow(&mut self, id: VolumeId, effect: Effect) {
         let own = self.config.site;
         let (here, gone) = match &effect {
             Effect::Attend(nexus, _) => (nexus.site == own, None),
@@ -530,7 +555,12 @@ impl Engine {
             && verdict == Verdict::Conflict
             && !planted(Mutant::SkipRetry)
         {
-            if volume.ledger.live.would_grant(nexus, &request) {
+            let would = match volume.rules.disk {
+                // Only the unit can say, when all that may have changed it is executed.
+                true => first.is_some() && Kept::may_wait(&request),
+                false => volume.ledger.live.would_grant(nexus, &request),
+            };
+            if would {
                 knock_again = Some(Knock { op, nexus, deadline, wish: Wish::Control(request) });
             } else if first.is_none()
                 && let Some(last) = volume.ledger.last_request()
@@ -562,8 +592,10 @@ impl Engine {
         }
         requests.sort_by_key(|(stamp, ..)| *stamp);
         for (stamp, id, nexus, request) in requests {
-            if let Some(volume) = self.volumes.get_mut(&id) {
-                volume.ledger.base.apply_within(self.config.reservation_bytes, stamp, nexus, &request);
+            if let Some(volume) = self.volumes.get_mut(&id)
+                && let Some(kept) = Kept::of(volume.rules, &request)
+            {
+                volume.ledger.base.apply_within(self.config.reservation_bytes, stamp, nexus, &kept);
             }
         }
         let all = self.volumes.iter().map(|(id, volume)| (*id, volume.ledger.base.clone())).collect();

@@ -20,12 +20,13 @@ use crate::held::{Fate, Held, HeldBody, charge_of};
 use crate::hold::{HoldTable, Table, TableKind};
 use crate::hosts::Doors;
 use crate::message::{Message, VolumeGeometry};
-use crate::reserve::{Effect, PersistentView, Reservations, Verdict};
+use crate::reserve::{Effect, PersistentView, Request, Reservations, Verdict};
 use crate::session::Session;
 use crate::stream::{Inbound, Outbound};
 use crate::units::*;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// When a write's completion is given to the host. Ordinals are on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,17 +51,19 @@ pub struct Rules {
     /// COMPARE AND WRITE is served although the volume is not sync: atomic against every other one, but its verdict
     /// may rest on plain writes that the other site's hosts were told of before this site had them.
     pub swaps: bool,
+    /// The stores keep hosts' reservations, each site's its own, not the pair (E5.1).
+    pub disk: bool,
 }
 
 impl Rules {
     /// The rules of a volume of which nothing more is said.
     pub fn of(mode: Mode) -> Rules {
-        Rules { mode, discard: false, swaps: false }
+        Rules { mode, discard: false, swaps: false, disk: false }
     }
 
-    /// As the hello's volume row says it: the mode's ordinal, 16 discard, 32 swaps.
+    /// As the hello's volume row says it: the mode's ordinal, 16 discard, 32 swaps, 64 disk.
     pub fn ordinal(self) -> u8 {
-        self.mode as u8 | u8::from(self.discard) << 4 | u8::from(self.swaps) << 5
+        self.mode as u8 | u8::from(self.discard) << 4 | u8::from(self.swaps) << 5 | u8::from(self.disk) << 6
     }
 }
 
@@ -265,6 +268,17 @@ pub enum Action {
         /// Where what is there is: ascending and gapless.
         pieces: Vec<SourcePiece>,
     },
+    /// Ask the volume's store for this, in a nexus that stands for `nexus` (E5.1); answer with [`Engine::handle_passed`].
+    Pass {
+        /// Which entry.
+        stamp: Stamp,
+        /// The volume.
+        volume: VolumeId,
+        /// Who asks.
+        nexus: Nexus,
+        /// What.
+        request: Arc<Request>,
+    },
     /// An answer to [`Engine::handle_inspect`].
     Persistent {
         /// Which.
@@ -459,6 +473,7 @@ impl Engine {
         self.outbound.recovered(newest(&self.entries[own.index()]));
         self.inbound.recovered(newest(&self.entries[own.peer().index()]));
         let own_newest = self.outbound.issued;
+        self.passes_recovered();
         self.session.recovered(own_newest);
         self.look_ahead();
         self.conflicts.clear();

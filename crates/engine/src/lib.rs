@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod judge;
 pub mod message;
 pub mod mutant;
+mod passing;
 pub mod reserve;
 pub mod session;
 pub mod stream;

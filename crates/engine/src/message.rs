@@ -1,6 +1,7 @@
 //! What the two sites say to each other. `format` spells these; the meaning is here and in `docs/protocol.md`.
 
 use crate::entry::Entry;
+use crate::reserve::Verdict;
 use crate::units::{Extent, SiteId, Stamp, VolumeId};
 use bytes::Bytes;
 
@@ -148,6 +149,13 @@ pub enum Message {
     Pong(Pong),
     /// After a destage.
     Digest(Digest),
+    /// What came of a request of the receiver at the sender's store, which keeps reservations itself. Before the ack.
+    Passed {
+        /// The request.
+        stamp: Stamp,
+        /// Its outcome.
+        verdict: Verdict,
+    },
     /// A host's name for its id, so that both sites can show it.
     Host {
         /// The id.

@@ -138,6 +138,7 @@ fn believable(message: &Message) -> bool {
         Message::Ack(told) => ack(told),
         Message::Ping(ping) => ack(&ping.ack),
         Message::Digest(digest) => digest.from.time.max(digest.to.time) <= Stamp::TIME_MAX,
+        Message::Passed { stamp, .. } => (1..=Stamp::TIME_MAX).contains(&stamp.time),
         Message::Refuse(_) | Message::ResumeEnd | Message::Pong(_) | Message::Host { .. } => true,
     }
 }
@@ -222,6 +223,7 @@ impl Engine {
             (Line::Accepted, Message::Ping(ping)) => self.handle_ping(now, ping),
             (Line::Accepted, Message::Pong(pong)) => self.handle_pong(now, pong),
             (Line::Accepted, Message::Digest(digest)) => self.handle_digest(digest),
+            (Line::Accepted, Message::Passed { stamp, verdict }) => self.handle_outcome(now, stamp, verdict),
             // The site takes hosts' names before they come here.
             (Line::Accepted, Message::Host { .. }) => {}
         }
@@ -264,6 +266,7 @@ impl Engine {
         self.outbound.new_session(peer_has_ours, peer_has_own, self.inbound.received);
         self.notice(Severity::Info, "the peer is there; resuming the stream".into());
         self.order(Action::Paired);
+        self.tell_outcomes();
         self.session_tick(now);
         self.pump_outbound();
     }

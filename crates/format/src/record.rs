@@ -57,11 +57,13 @@ pub enum Kind {
     Control = 13,
     /// How a site judged a swap: in its own journal only.
     Verdict = 14,
+    /// What a store that keeps reservations itself made of a request.
+    Passed = 15,
 }
 
 impl Kind {
     /// Every kind, in ordinal order.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Hello,
         Kind::Refuse,
         Kind::Data,
@@ -76,6 +78,7 @@ impl Kind {
         Kind::Swap,
         Kind::Control,
         Kind::Verdict,
+        Kind::Passed,
     ];
 
     /// The kind with this ordinal, if there is one.
@@ -100,6 +103,7 @@ impl Kind {
             Kind::Swap => "swap",
             Kind::Control => "control",
             Kind::Verdict => "verdict",
+            Kind::Passed => "passed",
         }
     }
 
@@ -114,7 +118,8 @@ impl Kind {
             | Kind::Ping
             | Kind::Pong
             | Kind::Digest
-            | Kind::Host => false,
+            | Kind::Host
+            | Kind::Passed => false,
         }
     }
 
@@ -126,7 +131,13 @@ impl Kind {
             Kind::Data | Kind::Digest | Kind::Swap => BODY_BYTES_MAX,
             Kind::Fill => BLOCK_BYTES as usize,
             Kind::Control => crate::control::REQUEST_BYTES_MAX,
-            Kind::Unmap | Kind::Verdict | Kind::ResumeEnd | Kind::Ack | Kind::Ping | Kind::Pong => 0,
+            Kind::Unmap
+            | Kind::Verdict
+            | Kind::ResumeEnd
+            | Kind::Ack
+            | Kind::Ping
+            | Kind::Pong
+            | Kind::Passed => 0,
             Kind::Host => crate::link::HOST_NAME_BYTES_MAX,
         }
     }
@@ -299,7 +310,8 @@ impl RecordHeader {
             | Kind::Ping
             | Kind::Pong
             | Kind::Digest
-            | Kind::Host => return Err(FormatError::Kind { what: "entry", found: self.kind }),
+            | Kind::Host
+            | Kind::Passed => return Err(FormatError::Kind { what: "entry", found: self.kind }),
         };
         for found in [self.body_bytes() as u64, body.len() as u64] {
             if found != expected {
@@ -321,7 +333,8 @@ impl RecordHeader {
             | Kind::Ping
             | Kind::Pong
             | Kind::Digest
-            | Kind::Host => Body::Unmap,
+            | Kind::Host
+            | Kind::Passed => Body::Unmap,
         };
         let entry = Entry {
             stamp: self.stamp()?,

@@ -75,8 +75,12 @@ pub enum Command {
         /// What is asked.
         request: Request,
     },
-    /// PERSISTENT RESERVE IN. Answered by [`Completion::Persistent`], or [`Failure::Conflict`].
-    Inspect,
+    /// PERSISTENT RESERVE IN. Answered by [`Completion::Persistent`], or by [`Completion::Data`] (at most
+    /// 64 KiB of its parameter data) where the store keeps the reservations, or [`Failure::Conflict`].
+    Inspect {
+        /// SERVICE ACTION (SPC-4 6.15.1).
+        action: u8,
+    },
     /// The nexus is about to end: answered by `Done` when what it reserved is released at both sites.
     Leave,
 }

@@ -21,6 +21,7 @@ mod ports;
 mod report;
 mod reserve;
 mod sense;
+pub mod spell;
 #[cfg(test)]
 mod tests;
 mod transport_id;
@@ -363,6 +364,15 @@ impl Device {
                 let data = persistent::parameters(cdb, &view, [&self.port, &self.peer]);
                 Ok(Next::Done(vec![cut(data, opcodes::find(cdb)?, cdb)]))
             }
+            // The store that keeps the reservations answered itself (E5.1).
+            (Wait::Persistent { cdb }, Completion::Data(data)) => {
+                let cdb = Cdb::new(&cdb);
+                Ok(Next::Done(vec![cut(data.concat(), opcodes::find(cdb)?, cdb)]))
+            }
+            (Wait::Persistent { .. }, Completion::Verdict(verdict)) => match Sense::of_verdict(verdict)? {
+                Some(sense) => Err(sense.into()),
+                None => Err(Sense::INTERNAL_FAILURE.into()),
+            },
             // The site answered something else than it was asked: see [`block::Task::finish`].
             (
                 Wait::Nothing
@@ -423,7 +433,10 @@ impl Device {
             Operation::Release => reserve::release(cdb, &data)?,
             Operation::PersistentOut => self.persistent_out(nexus, cdb, &data)?,
             Operation::PersistentIn => {
-                return Ok(Next::Ask(Command::Inspect, Wait::Persistent { cdb: cdb.to_vec() }));
+                return Ok(Next::Ask(
+                    Command::Inspect { action: cdb.service_action() },
+                    Wait::Persistent { cdb: cdb.to_vec() },
+                ));
             }
             _ if row.access(cdb) == Access::Exempt => return self.answer(nexus, lun, cdb, &data),
             _ => {

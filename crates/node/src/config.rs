@@ -566,7 +566,9 @@ impl<'a> Reading<'a> {
                 self.mistake(volume.name.span(), what, "choose another name for one of them");
             }
             let bytes = self.volume_bytes(&volume.size);
-            let rules = self.rules(&volume);
+            let mut rules = self.rules(&volume);
+            rules.disk = reservations == Reservations::Disk;
+            self.refuse_discard_on_disk(&mut rules, &volume);
             let serial = volume.serial.as_ref().map(|serial| self.serial(serial));
             result.push(Volume { name, lun, bytes, rules, store, unit, reservations, serial });
         }

@@ -53,7 +53,7 @@ pub(crate) fn wish_of(volume: usize, deed: Deed) -> Wish {
         Deed::Check { access } => Command::Check { access: *access },
         Deed::Leave => Command::Leave,
         Deed::Inspect | Deed::Read { .. } | Deed::Write { .. } | Deed::Swap { .. } | Deed::Flush => {
-            Command::Inspect
+            Command::Inspect { action: 0 }
         }
     };
     Wish { volume, command, deed, large: false }

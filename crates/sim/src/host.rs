@@ -208,7 +208,7 @@ impl World {
                 Command::CompareAndWrite { extent, .. } => format!("swap {extent}"),
                 other @ (Command::Check { .. }
                 | Command::Control { .. }
-                | Command::Inspect
+                | Command::Inspect { .. }
                 | Command::Leave) => format!("{other:?}"),
             };
             let value = match &wish.deed {

@@ -369,7 +369,8 @@ fn volumes(r: &mut Random) -> Vec<VolumePlan> {
     };
     let mut plan = |&mode| {
         let relaxed = mode != Mode::Sync;
-        let rules = Rules { mode, swaps: relaxed && r.one_in(2), discard: relaxed && r.one_in(3) };
+        let rules =
+            Rules { mode, swaps: relaxed && r.one_in(2), discard: relaxed && r.one_in(3), disk: false };
         let (blocks, hot) = (r.pick(&[64, 128, 256]), r.pick(&[4, 8, 16, 24]));
         VolumePlan { rules, blocks, hot, persistent: r.pick(&[0, 30, 60, 100]) }
     };

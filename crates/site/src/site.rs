@@ -3,6 +3,7 @@
 use crate::api::*;
 use crate::destage::Destager;
 use crate::link::Link;
+use crate::passing::Passing;
 use crate::patience::Patience;
 use crate::read::Assembly;
 use crate::unit::Unit;
@@ -85,6 +86,8 @@ pub struct Site {
     pub(crate) destager: Option<Destager>,
     /// The volumes whose stores are SCSI units.
     pub(crate) units: BTreeMap<VolumeId, Unit>,
+    /// What they were asked in the names of hosts.
+    pub(crate) passing: Passing,
     pub(crate) lives: BTreeMap<VolumeId, VolumeLife>,
     pub(crate) hosts: BTreeMap<Nexus, HostLife>,
     /// Names of hosts of either site, for showing.
@@ -155,6 +158,7 @@ impl Site {
         let mut site = Site {
             lives: config.volumes.iter().map(|volume| (volume.unit.volume, VolumeLife::default())).collect(),
             units: crate::units::units(&config),
+            passing: Passing::default(),
             config,
             engine,
             journal,
@@ -194,6 +198,7 @@ impl Site {
             let modes = site.engine.reservations(volume).map(|table| table.modes()).unwrap_or_default();
             site.target.apply_effect(volume, &Effect::Modes(modes));
         }
+        site.open_nexuses();
         site.settle(now);
         Ok(site)
     }
@@ -228,7 +233,7 @@ impl Site {
             Event::UnitBytes { conn, bytes } => self.unit_bytes(now, conn, bytes),
             Event::UnitClosed { conn, why } => self.unit_closed(now, conn, &why),
             Event::Submit { task, nexus, volume, command } => {
-                self.command(now, Asker::Direct(task), nexus, volume, command)
+                self.submit(now, Asker::Direct(task), nexus, volume, command)
             }
             Event::NexusLost { nexus } => self.engine.handle_nexus_lost(now, nexus),
             Event::Tick => {
@@ -301,9 +306,17 @@ impl Site {
             engine::Action::Judge { stamp, volume, compare, pieces } => {
                 self.judge(now, volume, stamp, compare, pieces);
             }
-            engine::Action::Persistent { op, view } => self.answer(now, op, Completion::Persistent(view)),
+            engine::Action::Pass { stamp, volume, nexus, request } => {
+                self.pass(now, stamp, volume, nexus, request);
+            }
+            engine::Action::Persistent { op, view } => {
+                if !self.inspect(op) {
+                    self.answer(now, op, Completion::Persistent(view));
+                }
+            }
             engine::Action::Effect { volume, effect } => {
                 self.target.apply_effect(volume, &effect);
+                self.unpark_dropped(now, volume, &effect);
                 self.remember_effect(volume, effect);
             }
             engine::Action::SaveReservations(all) => self.save_reservations(&all),
@@ -318,15 +331,17 @@ impl Site {
             TargetAction::Send { conn, bytes } => self.out.push(Action::HostSend { conn, bytes }),
             TargetAction::Close { conn } => self.out.push(Action::HostClose { conn }),
             TargetAction::Command { task, nexus, command } => {
-                self.command(now, Asker::Host(task), nexus, command.volume, command.command);
+                self.submit(now, Asker::Host(task), nexus, command.volume, command.command);
             }
             TargetAction::Leave { task, nexus } => {
                 let op = self.new_op(Asker::Host(task));
                 self.engine.handle_leave(now, op, nexus);
             }
             TargetAction::Abandon { task } => {
-                if let Some(op) = self.host_ops.get(&task) {
-                    self.engine.handle_abandoned(*op);
+                if let Some(op) = self.host_ops.get(&task).copied()
+                    && !self.unpark(now, op)
+                {
+                    self.engine.handle_abandoned(op);
                 }
             }
             TargetAction::LoggedIn { nexus, initiator, remote } => {
@@ -340,6 +355,7 @@ impl Site {
             TargetAction::LoggedOut { nexus, initiator } => {
                 self.notice(Severity::Info, format!("host {initiator} left"));
                 self.hosts.remove(&nexus);
+                self.close_idle_nexus(now, nexus);
                 self.engine.handle_nexus_lost(now, nexus);
             }
             TargetAction::Refused { why, .. } => {
@@ -429,6 +445,7 @@ impl Site {
 
     fn finish_drain(&mut self) {
         let idle = !self.engine.busy() && self.errands.is_empty() && self.assemblies.is_empty();
+        let idle = idle && self.passing.is_idle();
         if self.draining && !self.drained && idle {
             self.drained = true;
             self.out.push(Action::Drained);

@@ -17,7 +17,7 @@
 //!   reinstatement (RFC 7143 §6.3.5) makes sure that no write of it comes late, over a newer one.
 //! - A pass goes through its own nexus's session or none, and is sent at most once.
 
-mod answer;
+pub(crate) mod answer;
 mod name;
 mod orders;
 mod probe;
@@ -25,6 +25,7 @@ mod probe;
 mod tests;
 
 pub use answer::Answer;
+pub(crate) use answer::codes as sense_codes;
 pub use name::{NAME_BYTES_MAX, Port, initiator_port};
 pub use probe::{Facts, Zeroing, judge_capacity};
 
@@ -331,6 +332,11 @@ impl Unit {
     pub fn trouble(&self) -> Option<&str> {
         let own = self.sessions.get(&Port::Site)?;
         if own.is_ready() { None } else { Some(own.trouble.as_deref().unwrap_or("connecting")) }
+    }
+
+    /// Who has a session with it, or is about to.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port> {
+        self.sessions.keys().copied()
     }
 
     /// Whether some session stands, so that data can be moved now.

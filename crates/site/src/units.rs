@@ -66,22 +66,25 @@ impl Site {
     /// Carries out what the units want; `false` when none wants anything.
     pub(crate) fn serve_units(&mut self, now: Now) -> bool {
         let mut actions = Vec::new();
-        for unit in self.units.values_mut() {
+        for (id, unit) in &mut self.units {
             if unit.stirred() {
                 unit.advance(now.mono);
             }
-            actions.extend(std::iter::from_fn(|| unit.poll()));
+            actions.extend(std::iter::from_fn(|| unit.poll()).map(|action| (*id, action)));
         }
         let any = !actions.is_empty();
-        for action in actions {
+        for (id, action) in actions {
             match action {
                 UnitAction::Connect { conn, portal } => self.out.push(Action::UnitConnect { conn, portal }),
                 UnitAction::Send { conn, bytes } => self.out.push(Action::UnitSend { conn, bytes }),
                 UnitAction::Close { conn } => self.out.push(Action::UnitClose { conn }),
                 UnitAction::Done { ticket, result } => self.disk_done(now, ticket, result),
                 UnitAction::Notice { severity, text } => self.notice(severity, text),
-                // Hosts' commands are not passed to units yet (E5.1), so there is none to tell.
-                UnitAction::Passed { .. } | UnitAction::Attention { .. } | UnitAction::NexusLost { .. } => {}
+                UnitAction::Passed { ticket, result } => self.passed(now, id, ticket, result),
+                UnitAction::Attention { nexus, sense } => {
+                    self.tell_attention(id, nexus, &sense);
+                }
+                UnitAction::NexusLost { nexus } => self.unit_nexus_lost(now, id, nexus),
             }
         }
         any

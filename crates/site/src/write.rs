@@ -14,7 +14,7 @@
 //! ```
 //! The sends of a batch leave before its group is written, so that both journals sync at the same time.
 
-use crate::site::{Asker, Errand, Site, failed};
+use crate::site::{Errand, Site, failed};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::hosts::{HostWrite, WritePart};
 use biplex_engine::judge::HostSwap;
@@ -28,15 +28,7 @@ const KEPT_BYTES_MIN: usize = 128 << 10;
 
 impl Site {
     /// A host's command, with SCSI taken off.
-    pub(crate) fn command(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        nexus: Nexus,
-        volume: VolumeId,
-        command: Command,
-    ) {
-        let op = self.new_op(asker);
+    pub(crate) fn carry(&mut self, now: Now, op: OpId, nexus: Nexus, volume: VolumeId, command: Command) {
         let part = |extent: Extent, body: Body| {
             let body_crc = biplex_format::body_crc(&body);
             WritePart { extent, body, body_crc }
@@ -54,7 +46,7 @@ impl Site {
             Command::Control { request } => {
                 return self.engine.handle_control(now, op, volume, nexus, request);
             }
-            Command::Inspect => return self.engine.handle_inspect(now, op, volume, nexus),
+            Command::Inspect { .. } => return self.engine.handle_inspect(now, op, volume, nexus),
             Command::Leave => return self.engine.handle_leave(now, op, nexus),
             Command::Write { extent, data, fua } => {
                 let data = own_memory(data);
@@ -141,6 +133,7 @@ impl Site {
 
     /// A command other than a read ended.
     pub(crate) fn complete(&mut self, now: Now, op: OpId, outcome: Outcome) {
+        self.forget_inspection(op);
         let completion = match outcome {
             Outcome::Done => Completion::Done,
             Outcome::Verdict(verdict) => Completion::Verdict(verdict),

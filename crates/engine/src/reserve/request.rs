@@ -276,6 +276,8 @@ pub enum Verdict {
     BadParameter(u16),
     /// 5/24/00 INVALID FIELD IN CDB, at this byte.
     BadCdb(u16),
+    /// The store that keeps the reservations did not answer: it may have been done or not.
+    Unreachable,
     /// COMPARE AND WRITE found something else: byte offset of the first difference (SBC-3 5.2).
     Miscompare {
         /// From the start of the compared data.
@@ -415,6 +417,7 @@ impl fmt::Display for Verdict {
             Verdict::WrongRelease => f.write_str("release of another type"),
             Verdict::BadParameter(byte) => write!(f, "invalid parameter at byte {byte}"),
             Verdict::BadCdb(byte) => write!(f, "invalid CDB at byte {byte}"),
+            Verdict::Unreachable => f.write_str("no answer of the unit"),
             Verdict::Miscompare { offset } => write!(f, "miscompare at byte {offset}"),
         }
     }

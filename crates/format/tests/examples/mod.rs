@@ -6,7 +6,7 @@ use biplex_engine::message::{
 };
 use biplex_engine::reserve::{
     Claim, ExtentKind, ExtentReservation, Extents, ModeBits, PersistentKind, PersistentReservation,
-    Registrant, Registration, Request, ReservationState, Reset, UnitReservation,
+    Registrant, Registration, Request, ReservationState, Reset, UnitReservation, Verdict,
 };
 use biplex_engine::{Body, Entry, Extent, HostId, Lba, Nexus, SiteId, Stamp, VolumeId};
 use biplex_format::body_crc;
@@ -107,6 +107,7 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             "host",
             Message::Host { id: 0x0102_0304_0506_0708, name: Bytes::from_static(b"iqn.2026-11.example:a") },
         ),
+        ("passed", Message::Passed { stamp: b(5_000_000_007), verdict: Verdict::BadParameter(20) }),
         ("hello-with-run", Message::Hello(Hello { run: 77, ..hello() })),
         ("unmap-of-a-session", Message::Entry(of_session(b(5_000_000_004), Body::Unmap))),
         ("swap", Message::Entry(of_session(a(5_000_000_005), Body::Swap(Bytes::from(vec![0x5a; 1024]))))),

@@ -296,10 +296,10 @@ impl World {
                 true => Completion::Done,
                 false => Completion::Failed(Failure::Conflict),
             },
-            Command::Inspect if !reservations.allows(nexus, Access::Look, None) => {
+            Command::Inspect { .. } if !reservations.allows(nexus, Access::Look, None) => {
                 Completion::Failed(Failure::Conflict)
             }
-            Command::Inspect => Completion::Persistent(reservations.persistent()),
+            Command::Inspect { .. } => Completion::Persistent(reservations.persistent()),
             Command::Control { request } => {
                 if let Some(failure) = self.refuse {
                     return self.target.handle_completion(self.now(), task, Completion::Failed(failure));

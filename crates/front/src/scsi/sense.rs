@@ -99,6 +99,8 @@ impl Sense {
         let sense = match verdict {
             Verdict::Done => return Ok(None),
             Verdict::Conflict => return Err(Status::ReservationConflict),
+            // Unknown: the host asks again.
+            Verdict::Unreachable => return Err(Status::Busy),
             Verdict::NoRoomToRegister => Sense::NO_ROOM_TO_REGISTER,
             Verdict::NoRoomToReserve => Sense::NO_ROOM_TO_RESERVE,
             Verdict::WrongRelease => Sense::WRONG_RELEASE,

@@ -88,7 +88,7 @@ impl Bench {
             }
             Command::Flush => vec![(Access::Control, None)],
             Command::Check { access } => vec![(*access, None)],
-            Command::Inspect => vec![(Access::Look, None)],
+            Command::Inspect { .. } => vec![(Access::Look, None)],
             Command::Control { .. } | Command::Leave => vec![],
         };
         if !does.iter().all(|(access, extent)| self.reservations.allows(nexus, *access, *extent)) {
@@ -96,7 +96,7 @@ impl Bench {
         }
         match command {
             Command::Check { .. } | Command::Leave => {}
-            Command::Inspect => return Completion::Persistent(self.reservations.persistent()),
+            Command::Inspect { .. } => return Completion::Persistent(self.reservations.persistent()),
             Command::Control { request } => {
                 self.time += 1;
                 let stamp = Stamp { time: self.time, site: SiteId::A };
@@ -808,7 +808,7 @@ fn check_any(cdb: &[u8], data: &[u8]) {
                 assert!(request.within_limits(), "{request:?}");
                 vec![]
             }
-            Command::Flush | Command::Check { .. } | Command::Inspect | Command::Leave => vec![],
+            Command::Flush | Command::Check { .. } | Command::Inspect { .. } | Command::Leave => vec![],
         };
         assert!(extents.iter().all(|extent| extent.end().0 <= BLOCKS && extent.blocks() <= 1 << 20));
     }

@@ -14,6 +14,17 @@ impl Reading<'_> {
             mode,
             discard: discard.is_some_and(|text| self.discard(mode, text)),
             swaps: swaps.is_some_and(|text| self.swaps(mode, text)),
+            disk: false, // said by the one who reads the store
+        }
+    }
+
+    /// E4.1 weighs writes against a table of reservations, which the site has not where its unit keeps them.
+    pub(super) fn refuse_discard_on_disk(&mut self, rules: &mut Rules, volume: &RawVolume) {
+        if let (true, true, Some(text)) = (rules.disk, rules.discard, &volume.reserve_conflicting_writes) {
+            rules.discard = false;
+            let what = "reserve_conflicting_writes = \"discard\" needs the pair's own reservations: a unit that keeps \
+                        them does not say which of the writes that came before it forbids";
+            self.mistake(text.span(), what, "say \"keep\", or reservations = \"pair\"");
         }
     }
 

@@ -27,17 +27,17 @@ impl Reading<'_> {
     /// `reservations` of a volume.
     pub(super) fn reservations(&mut self, text: Option<&Text>, on_unit: bool) -> Reservations {
         match text.map(|text| (text, text.get_ref().as_str())) {
-            None | Some((_, "table")) => Reservations::Table,
+            None | Some((_, "pair")) => Reservations::Table,
             Some((_, "disk")) if on_unit => Reservations::Disk,
             Some((text, "disk")) => {
                 let what = "reservations = \"disk\" needs a store that keeps reservations: a SCSI unit";
-                let remedy = "name a store = \"iscsi://…\", or say reservations = \"table\" (the pair's own)";
+                let remedy = "name a store = \"iscsi://…\", or say reservations = \"pair\" (the pair's own)";
                 self.mistake(text.span(), what, remedy);
                 Reservations::Table
             }
             Some((text, other)) => {
                 let what = format!("reservations cannot be \"{other}\"");
-                let remedy = "say \"table\" (the pair keeps them, the default) or \"disk\" (the store's SCSI unit does)";
+                let remedy = "say \"pair\" (the pair keeps them, the default) or \"disk\" (the store's SCSI unit does)";
                 self.mistake(text.span(), what, remedy);
                 Reservations::Table
             }

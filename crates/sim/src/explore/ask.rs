@@ -196,6 +196,7 @@ pub fn told(verdict: Verdict) -> Told {
         | Verdict::NoRoomToReserve
         | Verdict::WrongRelease
         | Verdict::BadParameter(_)
-        | Verdict::BadCdb(_) => Told::Refused,
+        | Verdict::BadCdb(_)
+        | Verdict::Unreachable => Told::Refused,
     }
 }

@@ -313,6 +313,7 @@ impl Replicas {
                 Action::Destage { .. } | Action::SaveReservations(_) => {
                     unreachable!("nothing is destaged in so short a time")
                 }
+                Action::Pass { .. } => unreachable!("the pair keeps the reservations of its volumes"),
                 Action::Paired | Action::Persistent { .. } | Action::Effect { .. } => {}
             }
         }

@@ -71,7 +71,7 @@ impl Scenario {
 
     /// On a volume that is not sync, which has COMPARE AND WRITE and undoes what a reservation forbids (E4.1).
     pub fn undoing(mut self) -> Scenario {
-        self.rules = Rules { mode: Mode::Async, discard: true, swaps: true };
+        self.rules = Rules { mode: Mode::Async, discard: true, swaps: true, disk: false };
         self
     }
 

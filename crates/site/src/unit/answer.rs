@@ -53,6 +53,11 @@ impl Answer {
         }
     }
 
+    /// Whether this is news of the unit's for the nexus, and the command was not looked at (SAM-5 5.14).
+    pub(crate) fn is_attention(&self) -> bool {
+        self.verdict() == Verdict::Attention
+    }
+
     /// Whether this is news of a power on or reset (SPC-4: 29h), after which a write cache may be lost.
     pub(super) fn tells_of_reset(&self) -> bool {
         self.status == CHECK && matches!(codes(&self.sense), (0x6, 0x29, _))
@@ -100,7 +105,7 @@ fn key_name(key: u8) -> &'static str {
 }
 
 /// Key, code and qualifier of sense data in fixed (SPC-4 4.5.3) or descriptor format (SPC-4 4.5.2).
-pub(super) fn codes(sense: &[u8]) -> (u8, u8, u8) {
+pub(crate) fn codes(sense: &[u8]) -> (u8, u8, u8) {
     let at = |index: usize| sense.get(index).copied().unwrap_or(0);
     match at(0) & 0x7f {
         0x72 | 0x73 => (at(1) & 0xf, at(2), at(3)),

@@ -122,7 +122,7 @@ impl Pair {
                 extents.into_iter().for_each(|extent| self.disk[range(extent)].fill(0));
             }
             Command::Flush | Command::Check { .. } | Command::Leave => {}
-            other @ (Command::CompareAndWrite { .. } | Command::Control { .. } | Command::Inspect) => {
+            other @ (Command::CompareAndWrite { .. } | Command::Control { .. } | Command::Inspect { .. }) => {
                 panic!("a store is not asked for {other:?}")
             }
         }

@@ -1,0 +1,489 @@
+//! Volumes whose reservations their units keep (E5.1, E5.2): requests go to the unit in the asking host's nexus, and
+//! every other command is admitted by what the unit says to that nexus, before the engine lets it in.
+//!
+//! ```text
+//! host's command ─▶ park ─▶ question in its nexus ─▶ unit ─┬▶ GOOD ─▶ the engine, as on any volume
+//!                                                          ├▶ RESERVATION CONFLICT ─▶ the host
+//!                                                          └▶ UNIT ATTENTION ─▶ told to the host; asked again
+//! Action::Pass (both sites, in stamp order) ─▶ command in that nexus ─▶ unit ─▶ Engine::handle_passed
+//! ```
+//! The questions move no data: READ(16) and WRITE(16) of no blocks, TEST UNIT READY. Nothing of the answers is kept.
+//!
+//! Invariants: an answer admits one command, and only if no request went through this unit while it was asked; else it
+//! is asked anew. No answer of the unit lets nothing in. What a host abandoned while it is parked never happens.
+
+use crate::api::*;
+use crate::site::{Asker, Site, failed};
+use crate::unit::{Answer, PassTicket, Unit};
+use biplex_engine::engine::{Engine, OpId, Outcome};
+use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
+use biplex_engine::{Nexus, Now, Stamp, VolumeId};
+use biplex_front::iscsi::initiator::{persistent_reserve_in, read16, test_unit_ready, write16};
+use biplex_front::scsi::spell::spell;
+use biplex_front::{Command, Completion, Failure};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often a command is sent again because the unit had news for the nexus.
+const ATTENTIONS_MAX: u32 = 16;
+/// Room for PERSISTENT RESERVE IN's data.
+const PERSISTENT_BYTES: u16 = u16::MAX;
+/// PERSISTENT RESERVE IN: REPORT CAPABILITIES.
+const CAPABILITIES: u8 = 0x02;
+/// In its data (SPC-4 6.15.4): SIP_C, ATP_C.
+const SIP_AND_ATP: u8 = 0x0c;
+
+/// What a pass is for.
+#[derive(Clone, Debug)]
+enum Errand {
+    /// The request that the volume's engine waits for, or one nexus' share of it.
+    Request { nexus: Nexus, cdb: [u8; 16], data: Bytes, attentions: u32 },
+    /// Whether a parked command may come in.
+    Question { op: OpId, round: u64 },
+    /// A host's PERSISTENT RESERVE IN.
+    Inspection { op: OpId, nexus: Nexus, action: u8, attentions: u32 },
+}
+
+/// A host's command until the unit lets it in.
+#[derive(Debug)]
+struct Parked {
+    nexus: Nexus,
+    volume: VolumeId,
+    command: Command,
+    access: Access,
+    attentions: u32,
+}
+
+/// The request of a volume that is with its unit.
+#[derive(Debug)]
+struct Round {
+    stamp: Stamp,
+    request: std::sync::Arc<Request>,
+    nexus: Nexus,
+    /// Answers still to come.
+    left: usize,
+    verdict: Verdict,
+}
+
+/// All that units were asked and have not answered.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    errands: BTreeMap<(VolumeId, PassTicket), Errand>,
+    parked: BTreeMap<OpId, Parked>,
+    /// PERSISTENT RESERVE INs that wait for the engine.
+    inspections: BTreeMap<OpId, (VolumeId, Nexus, u8)>,
+    rounds: BTreeMap<VolumeId, Round>,
+    /// How many requests each unit has answered.
+    answered: BTreeMap<VolumeId, u64>,
+    /// Nexuses that may hold a SCSI-2 reservation of the unit.
+    holders: BTreeSet<(VolumeId, Nexus)>,
+}
+
+impl Passing {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.errands.is_empty() && self.parked.is_empty()
+    }
+}
+
+impl Site {
+    /// Who registered has its nexus with the unit again: data may have to go through it.
+    pub(crate) fn open_nexuses(&mut self) {
+        for (id, unit) in &mut self.units {
+            if !self.engine.kept_by_disk(*id) {
+                continue;
+            }
+            let known = self.engine.reservations(*id).map(|table| table.parts().registrations.clone());
+            for one in known.unwrap_or_default() {
+                unit.session_for(one.registrant.nexus);
+            }
+        }
+    }
+
+    /// Holds a host's command back until the unit lets it in; gives back what need not be asked.
+    pub(crate) fn park(
+        &mut self,
+        op: OpId,
+        nexus: Nexus,
+        volume: VolumeId,
+        command: Command,
+    ) -> Option<Command> {
+        if !self.engine.kept_by_disk(volume) {
+            return Some(command);
+        }
+        let access = match &command {
+            Command::Read { .. } => Access::Read,
+            Command::Write { .. }
+            | Command::Fill { .. }
+            | Command::Unmap { .. }
+            | Command::CompareAndWrite { .. } => Access::Write,
+            Command::Flush => Access::Control,
+            Command::Check { access } => *access,
+            Command::Inspect { action } => {
+                self.passing.inspections.insert(op, (volume, nexus, *action));
+                return Some(command);
+            }
+            Command::Control { request: Request::SetModes(_) } => Access::Control,
+            Command::Control { .. } | Command::Leave => return Some(command),
+        };
+        let parked = Parked { nexus, volume, command, access, attentions: 0 };
+        self.passing.parked.insert(op, parked);
+        self.question(op);
+        None
+    }
+
+    fn question(&mut self, op: OpId) {
+        let Some(Parked { nexus, volume, access, .. }) = self.passing.parked.get(&op) else { return };
+        let cdb = match access {
+            Access::Exempt | Access::Look => test_unit_ready(),
+            Access::Read => read16(0, 0, false),
+            Access::Write | Access::Control => write16(0, 0, false),
+        };
+        let Some(unit) = self.units.get_mut(volume) else { return };
+        let ticket = unit.pass(*nexus, cdb, Bytes::new(), 0);
+        let round = self.passing.answered.get(volume).copied().unwrap_or(0);
+        self.passing.errands.insert((*volume, ticket), Errand::Question { op, round });
+    }
+
+    /// Nobody waits for a command any more. `false`: it is not parked.
+    pub(crate) fn unpark(&mut self, now: Now, op: OpId) -> bool {
+        let parked = self.passing.parked.remove(&op).is_some();
+        if parked {
+            self.complete(now, op, Outcome::NotReady);
+        }
+        parked
+    }
+
+    /// Commands that an effect drops never happen.
+    pub(crate) fn unpark_dropped(&mut self, now: Now, volume: VolumeId, effect: &Effect) {
+        let whose = match effect {
+            Effect::Abort(nexus) => Some(*nexus),
+            Effect::AbortAll => None,
+            Effect::Attend(..) | Effect::AttendAll { .. } | Effect::Modes(_) => return,
+        };
+        let goes = |parked: &Parked| parked.volume == volume && whose.is_none_or(|who| parked.nexus == who);
+        let gone: Vec<OpId> =
+            self.passing.parked.iter().filter(|(_, parked)| goes(parked)).map(|(op, _)| *op).collect();
+        for op in gone {
+            self.unpark(now, op);
+        }
+    }
+
+    /// The engine has a request executed.
+    pub(crate) fn pass(
+        &mut self,
+        now: Now,
+        stamp: Stamp,
+        id: VolumeId,
+        nexus: Nexus,
+        request: std::sync::Arc<Request>,
+    ) {
+        let (cdb, data) = match spell(&request) {
+            Ok(spelt) => spelt,
+            Err(verdict) => return self.engine.handle_passed(now, id, stamp, verdict),
+        };
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let all = unit.nexuses();
+        let whose: Vec<Nexus> = match &*request {
+            // What was reserved ends with the nexus; one that has no session with the unit has nothing there.
+            Request::NexusLost => all.into_iter().filter(|known| *known == nexus).collect(),
+            // CLEAR TASK SET releases nothing.
+            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Vec::new(),
+            Request::Reset(_) => all,
+            // That site's sessions are over, and ours that stood for its hosts end now.
+            Request::SiteStarted { .. } => all,
+            Request::Reserve { .. }
+            | Request::Release { .. }
+            | Request::Register { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::SetModes(_) => vec![nexus],
+        };
+        if matches!(*request, Request::Reserve { .. }) {
+            self.passing.holders.insert((id, nexus));
+        }
+        let round = Round { stamp, request, nexus, left: whose.len(), verdict: Verdict::Done };
+        self.passing.rounds.insert(id, round);
+        for nexus in &whose {
+            self.send_request(id, *nexus, cdb, data.clone(), 0);
+        }
+        if whose.is_empty() {
+            self.round_over(now, id);
+        }
+    }
+
+    fn send_request(&mut self, id: VolumeId, nexus: Nexus, cdb: [u8; 16], data: Bytes, attentions: u32) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let ticket = unit.pass(nexus, cdb, data.clone(), 0);
+        self.passing.errands.insert((id, ticket), Errand::Request { nexus, cdb, data, attentions });
+    }
+
+    /// A unit answered, or did not.
+    pub(crate) fn passed(
+        &mut self,
+        now: Now,
+        id: VolumeId,
+        ticket: PassTicket,
+        result: Result<Answer, String>,
+    ) {
+        let Some(errand) = self.passing.errands.remove(&(id, ticket)) else { return };
+        match errand {
+            Errand::Request { nexus, cdb, data, attentions } => {
+                if self.heard(id, nexus, &result) && attentions < ATTENTIONS_MAX {
+                    return self.send_request(id, nexus, cdb, data, attentions + 1);
+                }
+                if let Err(why) = &result {
+                    self.notice(Severity::Warning, format!("a request of {nexus} was not answered: {why}"));
+                }
+                if let Some(round) = self.passing.rounds.get_mut(&id) {
+                    round.left -= 1;
+                    let verdict = result.map_or(Verdict::Unreachable, |answer| verdict_of(&answer));
+                    if round.verdict == Verdict::Done {
+                        round.verdict = verdict;
+                    }
+                    if round.left == 0 {
+                        self.round_over(now, id);
+                    }
+                }
+            }
+            Errand::Question { op, round } => self.questioned(now, id, op, round, &result),
+            Errand::Inspection { op, nexus, action, attentions } => {
+                if self.heard(id, nexus, &result) && attentions < ATTENTIONS_MAX {
+                    return self.ask_persistent(op, id, nexus, action, attentions + 1);
+                }
+                self.inspected(now, op, action, result);
+            }
+        }
+    }
+
+    fn round_over(&mut self, now: Now, id: VolumeId) {
+        let Some(round) = self.passing.rounds.remove(&id) else { return };
+        *self.passing.answered.entry(id).or_default() += 1;
+        let mut verdict = round.verdict;
+        match &*round.request {
+            // No session any more, nothing reserved any more; a registrant's RELEASE may be refused, and has nothing to
+            // release (SPC-4 5.13.3).
+            Request::NexusLost => {
+                verdict = Verdict::Done;
+                self.passing.holders.remove(&(id, round.nexus));
+                // Some units take a registrant that comes back in another session for another.
+                if !registered(&self.engine, id, round.nexus)
+                    && let Some(unit) = self.units.get_mut(&id)
+                {
+                    unit.close_nexus(now.mono, round.nexus);
+                }
+            }
+            Request::Reset(_) | Request::SiteStarted { .. } => {
+                verdict = Verdict::Done;
+                self.passing.holders.retain(|(of, _)| *of != id);
+            }
+            Request::Release { .. } if verdict == Verdict::Done => {
+                self.passing.holders.remove(&(id, round.nexus));
+            }
+            Request::Reserve { .. } | Request::ReservePersistent { .. } if verdict == Verdict::Done => {
+                // Data goes through the holder's nexus from now on, without a conflict first.
+                if let Some(unit) = self.units.get_mut(&id) {
+                    unit.set_carrier(Some(round.nexus));
+                }
+            }
+            Request::Reserve { .. } if verdict == Verdict::Conflict => {
+                self.passing.holders.remove(&(id, round.nexus));
+            }
+            Request::Reserve { .. }
+            | Request::Release { .. }
+            | Request::Register { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::SetModes(_) => {}
+        }
+        self.engine.handle_passed(now, id, round.stamp, verdict);
+    }
+
+    fn questioned(&mut self, now: Now, id: VolumeId, op: OpId, round: u64, result: &Result<Answer, String>) {
+        let Some(parked) = self.passing.parked.get_mut(&op) else { return };
+        let nexus = parked.nexus;
+        parked.attentions += 1;
+        let again = parked.attentions <= ATTENTIONS_MAX;
+        let stale = self.passing.answered.get(&id).copied().unwrap_or(0) != round;
+        // SAM-5 5.14: news come before a conflict. The host asks again and hears them first.
+        let news = matches!(result, Ok(answer) if answer.is_attention());
+        let told = matches!(result, Ok(answer) if news && self.tell_attention(id, nexus, &answer.sense));
+        if (news || stale) && again && !told {
+            return self.question(op);
+        }
+        let Some(parked) = self.passing.parked.remove(&op) else { return };
+        let verdict = match result {
+            Ok(answer) => verdict_of(answer),
+            Err(_) => return self.complete(now, op, Outcome::NotReady),
+        };
+        match verdict {
+            _ if told => self.complete(now, op, Outcome::Busy),
+            Verdict::Done if stale => self.complete(now, op, Outcome::Busy),
+            Verdict::Done => self.carry(now, op, parked.nexus, parked.volume, parked.command),
+            Verdict::Conflict => self.complete(now, op, Outcome::Conflict),
+            Verdict::Unreachable => self.complete(now, op, Outcome::Busy),
+            Verdict::NoRoomToRegister
+            | Verdict::NoRoomToReserve
+            | Verdict::WrongRelease
+            | Verdict::BadParameter(_)
+            | Verdict::BadCdb(_)
+            | Verdict::Miscompare { .. } => {
+                let text =
+                    format!("a unit does not know the question whether {nexus} may come in: {verdict}");
+                self.notice(Severity::Warning, text);
+                self.complete(now, op, Outcome::NotReady);
+            }
+        }
+    }
+
+    /// PERSISTENT RESERVE IN has waited for what was asked before: now the unit is asked. `false`: the pair knows.
+    pub(crate) fn inspect(&mut self, op: OpId) -> bool {
+        let Some((id, nexus, action)) = self.passing.inspections.remove(&op) else { return false };
+        self.ask_persistent(op, id, nexus, action, 0);
+        true
+    }
+
+    /// An inspection ended without the unit.
+    pub(crate) fn forget_inspection(&mut self, op: OpId) {
+        self.passing.inspections.remove(&op);
+    }
+
+    fn ask_persistent(&mut self, op: OpId, id: VolumeId, nexus: Nexus, action: u8, attentions: u32) {
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let cdb = persistent_reserve_in(action, PERSISTENT_BYTES);
+        let ticket = unit.pass(nexus, cdb, Bytes::new(), u32::from(PERSISTENT_BYTES));
+        let errand = Errand::Inspection { op, nexus, action, attentions };
+        self.passing.errands.insert((id, ticket), errand);
+    }
+
+    fn inspected(&mut self, now: Now, op: OpId, action: u8, result: Result<Answer, String>) {
+        let Ok(answer) = result else { return self.complete(now, op, Outcome::NotReady) };
+        let completion = match verdict_of(&answer) {
+            Verdict::Done => {
+                let mut data = answer.data.to_vec();
+                // A registration stands for one nexus at one site.
+                if action == CAPABILITIES
+                    && let Some(bits) = data.get_mut(2)
+                {
+                    *bits &= !SIP_AND_ATP;
+                }
+                Completion::Data(vec![data.into()])
+            }
+            Verdict::Conflict => failed(Failure::Conflict),
+            Verdict::Unreachable => failed(Failure::Busy),
+            other @ (Verdict::NoRoomToRegister
+            | Verdict::NoRoomToReserve
+            | Verdict::WrongRelease
+            | Verdict::BadParameter(_)
+            | Verdict::BadCdb(_)
+            | Verdict::Miscompare { .. }) => Completion::Verdict(other),
+        };
+        self.answer(now, op, completion);
+    }
+
+    /// A host's session with a unit was lost.
+    pub(crate) fn unit_nexus_lost(&mut self, now: Now, id: VolumeId, nexus: Nexus) {
+        if self.passing.holders.remove(&(id, nexus)) {
+            let text = format!(
+                "the unit of volume {id} lost the nexus of {nexus}, and what that had reserved: released at both sites"
+            );
+            self.notice(Severity::Warning, text);
+            self.engine.handle_unit_lost(now, id);
+        }
+    }
+
+    /// Whether the unit had news for this nexus instead of an answer; they are handed on, if the host is here.
+    fn heard(&mut self, id: VolumeId, nexus: Nexus, result: &Result<Answer, String>) -> bool {
+        let Ok(answer) = result else { return false };
+        if !answer.is_attention() {
+            return false;
+        }
+        self.tell_attention(id, nexus, &answer.sense);
+        true
+    }
+
+    /// Hands a unit's news on to the host of a nexus; `false`: there are none for it.
+    pub(crate) fn tell_attention(&mut self, id: VolumeId, nexus: Nexus, sense: &[u8]) -> bool {
+        if nexus.site != self.config.site || !self.engine.kept_by_disk(id) {
+            return false;
+        }
+        // SPC-4 table D.1. What else a unit may have to say is about itself, and the pair is another unit.
+        let attention = match crate::unit::sense_codes(sense) {
+            (_, 0x29, 0x03) => Attention::Reset,
+            (_, 0x2a, 0x03) => Attention::ReservationsPreempted,
+            (_, 0x2a, 0x04) => Attention::ReservationsReleased,
+            (_, 0x2a, 0x05) => Attention::RegistrationsPreempted,
+            _ => return false,
+        };
+        self.target.apply_effect(id, &Effect::Attend(nexus, attention));
+        true
+    }
+
+    /// A host is gone that asked nothing of the unit: its session there ends. One that did ends when that is executed.
+    pub(crate) fn close_idle_nexus(&mut self, now: Now, nexus: Nexus) {
+        for (id, unit) in &mut self.units {
+            let visits = self.engine.visits(*id, nexus) || registered(&self.engine, *id, nexus);
+            if self.engine.kept_by_disk(*id) && !visits {
+                unit.close_nexus(now.mono, nexus);
+            }
+        }
+    }
+
+    /// A command that nothing keeps out.
+    pub(crate) fn submit(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        nexus: Nexus,
+        volume: VolumeId,
+        command: Command,
+    ) {
+        let op = self.new_op(asker);
+        if let Some(command) = self.park(op, nexus, volume, command) {
+            self.carry(now, op, nexus, volume, command);
+        }
+    }
+}
+
+/// Whether a nexus registered once and did not unregister, as far as the pair knows.
+fn registered(engine: &Engine, id: VolumeId, nexus: Nexus) -> bool {
+    let table = engine.reservations(id);
+    table.is_some_and(|table| table.parts().registrations.iter().any(|one| one.registrant.nexus == nexus))
+}
+
+/// What a unit's answer to a request means.
+fn verdict_of(answer: &Answer) -> Verdict {
+    use crate::unit::answer::{CHECK, CONFLICT, GOOD};
+    match (answer.status, crate::unit::sense_codes(&answer.sense)) {
+        (GOOD, _) | (CHECK, (0x1, _, _)) => Verdict::Done,
+        (CONFLICT, _) => Verdict::Conflict,
+        (CHECK, (0x5, 0x55, 0x04)) => Verdict::NoRoomToRegister,
+        (CHECK, (0x5, 0x55, _)) => Verdict::NoRoomToReserve,
+        (CHECK, (0x5, 0x26, 0x04)) => Verdict::WrongRelease,
+        (CHECK, (0x5, 0x26 | 0x1a, _)) => Verdict::BadParameter(field(&answer.sense)),
+        (CHECK, (0x5, 0x24 | 0x20, _)) => Verdict::BadCdb(field(&answer.sense)),
+        _ => Verdict::Unreachable,
+    }
+}
+
+/// The byte that sense data in fixed format points at (SPC-4 4.5.2.4.2); 0 where it points at none.
+fn field(sense: &[u8]) -> u16 {
+    match (sense.first().map(|code| code & 0x7f), sense.get(15..18)) {
+        (Some(0x70), Some([flags, high, low])) if flags & 0x80 != 0 => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    }
+}
+
+impl Unit {
+    /// The hosts' nexuses that have sessions with it.
+    pub(crate) fn nexuses(&self) -> Vec<Nexus> {
+        self.ports()
+            .filter_map(|port| if let crate::unit::Port::Host(nexus) = port { Some(nexus) } else { None })
+            .collect()
+    }
+}
