@@ -550,6 +550,7 @@ impl Engine {
         let Some(verdict) = first.or_else(|| self.order.take_verdict(stamp)) else {
             return self.refuse(op, Outcome::Busy);
         };
+        let claim = claim.filter(|_| !self.order.passes.take_difference(stamp));
         let mut knock_again = None;
         if let (Some((nexus, request)), Some(volume)) = (claim, self.volumes.get_mut(&id))
             && verdict == Verdict::Conflict

@@ -18,7 +18,7 @@ use crate::hosts::Wish;
 use crate::message::Message;
 use crate::reserve::{Attention, Effect, Request, Reset, Verdict};
 use crate::units::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many outcomes are remembered while the other site's is not known.
 const OUTCOMES_MAX: usize = 1024;
@@ -32,8 +32,17 @@ pub(crate) struct Passes {
     own: BTreeMap<Stamp, Verdict>,
     /// Outcomes there of own requests whose outcome here is not known.
     heard: BTreeMap<Stamp, Verdict>,
+    /// Own requests over which the units differed, that nobody has been told of.
+    differed: BTreeSet<Stamp>,
     /// Own requests up to this were made by an earlier run: executed again, their outcome means nothing.
     before: Stamp,
+}
+
+impl Passes {
+    /// Whether the units differed over it: asked again at once, they would again.
+    pub(crate) fn take_difference(&mut self, stamp: Stamp) -> bool {
+        self.differed.remove(&stamp)
+    }
 }
 
 /// What of a request remains with the pair's own tables.
@@ -212,6 +221,11 @@ impl Engine {
         self.order.decided(stamp, verdict);
         if (here == Verdict::Done) == (there == Verdict::Done) {
             return;
+        }
+        let differed = &mut self.order.passes.differed;
+        differed.insert(stamp);
+        if differed.len() > OUTCOMES_MAX {
+            differed.pop_first();
         }
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };

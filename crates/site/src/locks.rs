@@ -39,8 +39,10 @@ impl Site {
     fn volume_locks(&self, volume: &VolumeConfig) -> VolumeLocks {
         let id = volume.unit.volume;
         let free = Reservations::default();
+        let on_disk = self.engine.kept_by_disk(id);
         let locks = self.engine.reservations(id).unwrap_or(&free);
-        let persistent = locks.persistent();
+        // Whose nexuses the unit has once seen is no reservation.
+        let persistent = if on_disk { free.persistent() } else { locks.persistent() };
         VolumeLocks {
             volume: volume.unit.name.clone(),
             rows: self.lock_rows(volume, locks.rows().into_iter().enumerate()),
@@ -62,6 +64,7 @@ impl Site {
                 })
                 .collect(),
             write_protected: locks.modes().write_protected,
+            on_disk,
             waiting: !self.engine.decided(id),
         }
     }

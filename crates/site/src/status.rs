@@ -236,6 +236,9 @@ pub struct VolumeLocks {
     pub registrations: Vec<RegistrationRow>,
     /// A host set SWP by MODE SELECT: writes are refused.
     pub write_protected: bool,
+    /// The volume's unit keeps the reservations (E5.1): the pair has none to show, and its hosts can ask the unit.
+    #[serde(default)]
+    pub on_disk: bool,
     /// Something is known here that is not executed yet: the tables may change at once, or when the line is back.
     pub waiting: bool,
 }

@@ -221,7 +221,7 @@ fn a_volume_says_what_becomes_of_conflicting_writes_and_of_compare_and_write() {
     assert_eq!(rules(said).0, keeps, "what is so anyway may be said");
     let (found, told, risks) =
         rules("reserve_conflicting_writes = \"discard\"\ncompare_and_write = \"allow\"");
-    assert_eq!(found, Rules { mode: Mode::Flush, discard: true, swaps: true });
+    assert_eq!(found, Rules { mode: Mode::Flush, discard: true, swaps: true, disk: false });
     assert!(told.contains("undone at both") && told.contains("while the line stands"), "{told}");
     assert!(risks.contains("then undoes") && risks.contains("held twice"), "{risks}");
     let text = VALID.replacen("mode = \"sync\"", "mode = \"sync\"\ncompare_and_write = \"allow\"", 1);
@@ -349,6 +349,7 @@ fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
     assert_eq!(volume.unit.as_ref().map(|unit| unit.lun), Some(1));
     let site = config.site_config();
     assert_eq!(site.volumes[1].reservations, Reservations::Disk);
+    assert!(site.volumes[1].rules.disk && !site.volumes[0].rules.disk, "the peer must say the same");
     assert!(site.volumes[0].store.is_none() && site.volumes[1].store.is_some());
     assert!(!summary::describe(&config).contains("twelve-secret"));
 
@@ -357,6 +358,11 @@ fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
     assert!(said.contains("remedy: write iscsi://HOST:PORT/IQN/LUN"), "{said}");
     let said = refusal(r#"store = "vol1.img""#, "store = \"vol1.img\"\nreservations = \"disk\"");
     assert!(said.contains("needs a store that keeps reservations"), "{said}");
+    let discard = format!("{url}\nreservations = \"disk\"\nreserve_conflicting_writes = \"discard\"");
+    let text =
+        VALID.replacen(r#"store = "vol1.img""#, &discard, 1).replace("mode = \"sync\"", "mode = \"async\"");
+    let said = parse(&text).expect_err("discard means nothing there").to_string();
+    assert!(said.contains("needs the pair's own reservations"), "{said}");
     let said = refusal(r#"store = "vol1.img""#, "store = \"vol1.img\"\nreservations = \"no\"");
     assert!(said.contains("reservations cannot be"), "{said}");
 }

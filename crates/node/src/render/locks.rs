@@ -19,7 +19,10 @@ pub fn short(volume: &VolumeStatus) -> String {
 pub fn locks(locks: &Locks) -> String {
     let mut text = String::new();
     let rows: Vec<&LockRow> = locks.volumes.iter().flat_map(|volume| &volume.rows).collect();
-    if rows.is_empty() {
+    let known = |volume: &VolumeLocks| !volume.on_disk;
+    if rows.is_empty() && !locks.volumes.is_empty() && !locks.volumes.iter().any(known) {
+        text += "the pair keeps no reservations itself\n";
+    } else if rows.is_empty() {
         text += "nothing is reserved\n";
     } else {
         writeln!(text, "{}", lock_table(&rows)).expect(TAKES_ALL);
@@ -29,6 +32,11 @@ pub fn locks(locks: &Locks) -> String {
         let name = &volume.volume;
         if volume.write_protected {
             writeln!(text, "\n{name}: write protected by a host (MODE SELECT, SWP)").expect(TAKES_ALL);
+        }
+        if volume.on_disk {
+            let why = "its reservations are kept by the units that are its stores (reservations = \"disk\"): ask with \
+                       PERSISTENT RESERVE IN, through any host of the pair";
+            writeln!(text, "\n{name}: {why}").expect(TAKES_ALL);
         }
         if volume.waiting {
             let why =
@@ -217,6 +225,7 @@ mod tests {
             reservation: None,
             registrations: Vec::new(),
             write_protected: false,
+            on_disk: false,
             waiting: false,
         }
     }
@@ -289,6 +298,9 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
+        let on_disk = VolumeLocks { on_disk: true, ..free("vol0") };
+        let text = locks(&Locks { volumes: vec![on_disk], left_out: Vec::new() });
+        assert!(text.starts_with("the pair keeps no reservations") && text.contains("vol0: its"), "{text}");
         assert_eq!(
             locks(&Locks { volumes: vec![free("vol0")], left_out: Vec::new() }),
             "nothing is reserved\n"
