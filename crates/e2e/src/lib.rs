@@ -14,10 +14,12 @@ pub mod line;
 pub mod load;
 pub mod pair;
 pub mod program;
+pub mod tgt;
 pub mod wait;
 
 pub use host::{Host, HostError};
 pub use line::{Direction, Line};
 pub use load::Load;
 pub use pair::{Pair, Settings, Site, SiteName};
+pub use tgt::Tgt;
 pub use wait::{PATIENCE, wait_until};

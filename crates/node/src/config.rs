@@ -10,11 +10,13 @@ pub mod quantity;
 mod raw;
 mod rules;
 pub mod summary;
+mod unit;
 
 use crate::tls;
 use biplex_engine::{BLOCK_BYTES, SiteId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
-use biplex_site::{ChapConfig, Rules, SiteConfig, TableKind, VolumeConfig};
+use biplex_site::unit::UnitAddress;
+use biplex_site::{ChapConfig, Reservations, Rules, SiteConfig, TableKind, VolumeConfig};
 use quantity::{SIZE_REMEDY, TIME_REMEDY, parse_size, parse_time};
 use raw::{RawChap, RawConfig, RawIscsi, RawLink, RawTls, RawVolume, Text};
 use std::collections::BTreeMap;
@@ -92,8 +94,12 @@ pub struct Volume {
     pub bytes: u64,
     /// Completion mode, and what it says of reservations and COMPARE AND WRITE.
     pub rules: Rules,
-    /// Backing store: a file or a block device.
+    /// Backing store: a file or a block device; of a SCSI unit the URL without the secret.
     pub store: PathBuf,
+    /// The SCSI unit that is the store.
+    pub unit: Option<UnitAddress>,
+    /// Who keeps hosts' reservations.
+    pub reservations: Reservations,
     /// Serial number, if configured.
     pub serial: Option<String>,
 }
@@ -194,7 +200,8 @@ impl Config {
                 naa,
                 blocks: volume.bytes / BLOCK_BYTES,
             };
-            VolumeConfig { unit, rules: volume.rules }
+            let (store, reservations) = (volume.unit.clone(), volume.reservations);
+            VolumeConfig { unit, rules: volume.rules, store, reservations }
         });
         SiteConfig {
             site: self.site,
@@ -538,10 +545,15 @@ impl<'a> Reading<'a> {
                     "choose a number from 0 to 255",
                 );
             }
-            let store = self.path(&volume.store);
+            let unit = self.unit(&volume.store);
+            let store = match &unit {
+                Some(unit) => PathBuf::from(unit.to_string()),
+                None => self.path(&volume.store),
+            };
+            let reservations = self.reservations(volume.reservations.as_ref(), unit.is_some());
             self.only_once(&mut names, name.clone(), "name", &volume.name.span());
             self.only_once(&mut luns, lun.to_string(), "lun", &volume.lun.span());
-            let plain = plain_path(&store);
+            let plain = if unit.is_some() { store.clone() } else { plain_path(&store) };
             if let Some((_, whose)) = own_files.iter().find(|(path, _)| *path == plain) {
                 let what = format!("{} is {whose}, not a place for a volume", store.display());
                 self.mistake(volume.store.span(), what, "name a file or block device that nothing else uses");
@@ -556,7 +568,7 @@ impl<'a> Reading<'a> {
             let bytes = self.volume_bytes(&volume.size);
             let rules = self.rules(&volume);
             let serial = volume.serial.as_ref().map(|serial| self.serial(serial));
-            result.push(Volume { name, lun, bytes, rules, store, serial });
+            result.push(Volume { name, lun, bytes, rules, store, unit, reservations, serial });
         }
         result
     }

@@ -14,6 +14,7 @@ use crate::hosts::Hosts;
 use crate::link::{Link, Surroundings};
 use crate::mailbox::{Letter, Mailbox};
 use crate::path;
+use crate::units::Units;
 use biplex_engine::Now;
 use biplex_site::{Action, Event, Notice, Severity, Site};
 use mio::{Events, Poll, Token};
@@ -68,6 +69,8 @@ pub struct Core {
     pub link: Link,
     /// Journal and stores.
     pub disks: Disks,
+    /// Connections with stores that are SCSI units.
+    pub units: Units,
     /// Letters of other threads.
     pub mailbox: Mailbox,
     /// SIGTERM and SIGINT.
@@ -128,12 +131,13 @@ impl Core {
     }
 
     fn timeout(&self, now: Now) -> Duration {
-        if self.hosts.unread() || self.link.unread() {
+        if self.hosts.unread() || self.link.unread() || self.units.unread() {
             return Duration::ZERO;
         }
         let due = [
             self.hosts.deadline(),
             self.link.deadline(),
+            self.units.deadline(),
             self.progress.drain_until,
             self.progress.farewell_until,
         ];
@@ -155,7 +159,9 @@ impl Core {
                 Token(token) => {
                     let readable = event.is_readable() || event.is_read_closed() || event.is_error();
                     let writable = event.is_writable() || event.is_error();
-                    if !self.hosts.note(token, readable, writable) {
+                    let known = self.hosts.note(token, readable, writable)
+                        || self.units.note(token, readable, writable);
+                    if !known {
                         self.link.note(token, readable, writable);
                     }
                 }
@@ -186,9 +192,11 @@ impl Core {
                 }
                 Letter::Ask(ask) => answer(&self.site, ask),
                 Letter::PeerFound(found) => self.link.peer_found(&mut around, found),
+                Letter::UnitFound(conn, found) => self.units.found(&mut around, conn, found),
             }
         }
         self.link.turn(&mut around);
+        self.units.turn(&mut around);
         self.hosts.read(events);
     }
 
@@ -226,6 +234,9 @@ impl Core {
                 Action::LinkSend { link, bytes } => self.link.send(link, bytes),
                 Action::LinkClose { link, why } => self.link.close(&mut around, link, &why),
                 Action::Disk { ticket, op } => orders.push((ticket, op)),
+                Action::UnitConnect { conn, portal } => self.units.connect(&mut around, conn, &portal),
+                Action::UnitSend { conn, bytes } => self.units.send(conn, bytes),
+                Action::UnitClose { conn } => self.units.close(now.mono, conn),
                 // Nothing here submits commands past iSCSI.
                 Action::Answer { task, completion: _ } => {
                     tracing::debug!("an answer nobody asked for: {task:?}")
@@ -236,6 +247,7 @@ impl Core {
             }
         }
         self.link.flush(&mut around);
+        self.units.flush(&mut around);
         self.hosts.flush(now.mono, events);
         for (ticket, op) in orders {
             if let Some(result) = self.disks.order(ticket, op) {

@@ -124,7 +124,8 @@ impl Disks {
         stores: Vec<StoreFile>,
         sender: Sender,
     ) -> std::io::Result<Disks> {
-        let ids = config.volumes.iter().map(|volume| identity::volume_id(&volume.name));
+        let on_disk = config.volumes.iter().filter(|volume| volume.unit.is_none());
+        let ids = on_disk.map(|volume| identity::volume_id(&volume.name));
         let stores = ids.zip(stores.into_iter().map(Arc::new)).collect();
         let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
         let mut threads = Vec::with_capacity(POOL_THREADS + 1);

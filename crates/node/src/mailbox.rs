@@ -2,6 +2,7 @@
 //! however many letters are posted. A letter is never lost while the core lives.
 
 use crate::admin::Ask;
+use biplex_site::unit::UnitConn;
 use biplex_store::{DiskResult, DiskTicket};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub enum Letter {
     Ask(Ask),
     /// The peer's name was looked up.
     PeerFound(std::io::Result<Vec<SocketAddr>>),
+    /// The name of a unit's portal was looked up.
+    UnitFound(UnitConn, std::io::Result<Vec<SocketAddr>>),
 }
 
 /// Wakes whoever waits; a mio waker in the daemon.

@@ -9,13 +9,16 @@ use crate::disks::file_disk::FileDisk;
 use crate::disks::open::{JournalFile, StateLock, StoreFile, sync_directory};
 use crate::fingerprint;
 use crate::hosts::Hosts;
+use crate::initiator::Session;
 use crate::link::Link;
 use crate::mailbox::mailbox;
 use crate::path;
 use crate::tls::Keys;
+use crate::units::Units;
 use anyhow::{Context, bail};
 use biplex_engine::message::VolumeGeometry;
 use biplex_site::Site;
+use biplex_site::unit::Port;
 use biplex_store::{Identity, Layout};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Waker};
@@ -77,6 +80,7 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
     let ends = (config.site, config.link_listen, config.link_peer.clone());
     let link = Link::listen(ends, keys, sender.clone(), (registry, LINK), now().mono)
         .with_context(|| format!("link.listen: cannot listen at {}", config.link_listen))?;
+    let units = Units::new(sender.clone());
     let admin = AdminSocket::listen(&config.admin_socket, sender)?;
     tracing::info!(
         "site {} serves {} on {}, link {} (peer {}), admin {}",
@@ -88,7 +92,7 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
         config.admin_socket.display()
     );
     let (next_token, progress) = (TOKENS_FROM, Progress::default());
-    let mut core = Core { poll, site, hosts, link, disks, mailbox, signals, next_token, progress };
+    let mut core = Core { poll, site, hosts, link, disks, units, mailbox, signals, next_token, progress };
     path::begin();
     let ending = core.run()?;
     path::tell();
@@ -104,7 +108,7 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
 
 fn open_stores(config: &Config, first_start: bool) -> anyhow::Result<Vec<StoreFile>> {
     let mut stores = Vec::with_capacity(config.volumes.len());
-    for volume in &config.volumes {
+    for volume in config.volumes.iter().filter(|volume| volume.unit.is_none()) {
         if first_start && volume.store.exists() {
             tracing::warn!(
                 "volume {}: {} exists already and this site starts for the first time: the sites pair only if both \
@@ -120,10 +124,22 @@ fn open_stores(config: &Config, first_start: bool) -> anyhow::Result<Vec<StoreFi
 
 /// What all stores hold together, for the sites' first meeting.
 fn fingerprint(config: &Config, stores: &[StoreFile]) -> anyhow::Result<u64> {
-    let mut sum = 0u64;
-    for (volume, store) in config.volumes.iter().zip(stores) {
+    let (mut sum, mut stores) = (0u64, stores.iter());
+    for volume in &config.volumes {
         let id = identity::volume_id(&volume.name);
-        sum = sum.wrapping_add(fingerprint::of_store(id, &volume.name, store, volume.bytes)?);
+        let part = if let Some(unit) = &volume.unit {
+            let login = unit.login(&config.target, config.site, id, Port::Site);
+            let mut session = Session::log_in(&unit.portal, login)
+                .with_context(|| format!("volume {}: cannot reach unit {unit}", volume.name))?;
+            let found = fingerprint::of_unit(id, &volume.name, unit, &mut session, volume.bytes)?;
+            session.log_out();
+            found
+        } else if let Some(store) = stores.next() {
+            fingerprint::of_store(id, &volume.name, store, volume.bytes)?
+        } else {
+            bail!("volume {}: its store was not opened", volume.name);
+        };
+        sum = sum.wrapping_add(part);
     }
     Ok(sum)
 }

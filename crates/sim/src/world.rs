@@ -317,6 +317,10 @@ impl World {
             Action::HostClose { conn } => {
                 self.note(&[7, id as u64, conn.0], &[], || format!("{id} closes host {conn:?}"));
             }
+            // Stores are disks here; units are tried against our own target and tgt (site::unit, e2e scsi_store).
+            Action::UnitConnect { conn, .. } | Action::UnitSend { conn, .. } | Action::UnitClose { conn } => {
+                self.violation("unit", format!("site {id} wants {conn:?}, but no store is a unit"));
+            }
             Action::Drained => self.note(&[8, id as u64], &[], || format!("{id} is drained")),
         }
     }

@@ -1,5 +1,6 @@
 //! The site's two doors: [`Event`]s that come in, [`Action`]s that go out, and how a site is configured.
 
+use crate::unit::{UnitAddress, UnitConn};
 pub use biplex_engine::engine::{Mode, Rules, Severity};
 pub use biplex_engine::hold::TableKind;
 use biplex_engine::{Nexus, SiteId, VolumeId};
@@ -70,6 +71,25 @@ pub enum Event {
         /// Its outcome.
         result: DiskResult,
     },
+    /// A connection that was asked for with [`Action::UnitConnect`] stands.
+    UnitConnected {
+        /// The connection.
+        conn: UnitConn,
+    },
+    /// Bytes from a unit; never empty.
+    UnitBytes {
+        /// The connection.
+        conn: UnitConn,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A connection with a unit ended, or could not be made.
+    UnitClosed {
+        /// The connection.
+        conn: UnitConn,
+        /// What the operating system said.
+        why: String,
+    },
     /// A command that came past iSCSI (the simulator's hosts; other front ends). Answered by [`Action::Answer`].
     Submit {
         /// A number never used before in this run.
@@ -128,6 +148,26 @@ pub enum Action {
         /// The order.
         op: DiskOp,
     },
+    /// Connect to a unit that is a volume's store; [`Event::UnitConnected`] or [`Event::UnitClosed`] must follow, unless
+    /// [`Action::UnitClose`] comes first.
+    UnitConnect {
+        /// The connection.
+        conn: UnitConn,
+        /// "address:port" or "name:port".
+        portal: String,
+    },
+    /// Send to a unit, in order. What a unit is owed at a time is bounded by the commands under way.
+    UnitSend {
+        /// The connection.
+        conn: UnitConn,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// Close a connection with a unit after what was sent, if it is not closed yet; no [`Event::UnitClosed`] is wanted.
+    UnitClose {
+        /// The connection.
+        conn: UnitConn,
+    },
     /// Answer to [`Event::Submit`].
     Answer {
         /// The task.
@@ -162,6 +202,20 @@ pub struct VolumeConfig {
     pub unit: UnitConfig,
     /// When commands complete, and what else both sites must agree on.
     pub rules: Rules,
+    /// The SCSI unit that is its store; `None`: a disk of the site, reached by [`Action::Disk`].
+    pub store: Option<UnitAddress>,
+    /// Who keeps hosts' reservations.
+    pub reservations: Reservations,
+}
+
+/// Who keeps hosts' reservations of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reservations {
+    /// The pair's own table.
+    #[default]
+    Table,
+    /// The unit that is the volume's store (E5.1).
+    Disk,
 }
 
 /// CHAP (RFC 7143 12.1.3).

@@ -14,6 +14,8 @@ mod patience;
 mod read;
 mod site;
 pub mod status;
+pub mod unit;
+mod units;
 mod view;
 pub mod write;
 

@@ -19,6 +19,8 @@ pub(crate) struct Assembly {
     parts: Vec<Vec<Bytes>>,
     missing: usize,
     bad: Option<Lba>,
+    /// A store could not be reached: no block is bad for that.
+    away: bool,
 }
 
 /// `bytes` zeros, in pieces of one shared buffer.
@@ -47,7 +49,8 @@ pub(crate) fn filled(block: &Bytes, blocks: u64) -> Vec<Bytes> {
 impl Site {
     /// The engine let a read through.
     pub(crate) fn serve_read(&mut self, now: Now, op: OpId, volume: VolumeId, pieces: Vec<SourcePiece>) {
-        let mut assembly = Assembly { parts: Vec::with_capacity(pieces.len()), missing: 0, bad: None };
+        let mut assembly =
+            Assembly { parts: Vec::with_capacity(pieces.len()), missing: 0, bad: None, away: false };
         let mut orders = Vec::new();
         for (index, SourcePiece { extent, source }) in pieces.into_iter().enumerate() {
             assembly.parts.push(match source {
@@ -167,6 +170,9 @@ impl Site {
         });
         if let Err(why) = &bytes {
             self.volume_error(volume, format!("reading blocks {extent}: {why}"));
+            if let Some(assembly) = self.assemblies.get_mut(&op) {
+                assembly.away |= self.units.get(&volume).is_some_and(|unit| !unit.reachable());
+            }
         }
         self.part_done(now, op, index, extent, bytes.ok());
     }
@@ -206,6 +212,7 @@ impl Site {
             return self.finish_judgement(now, volume, stamp, assembly);
         }
         let completion = match assembly.bad {
+            Some(_) if assembly.away => failed(Failure::NotReady),
             Some(lba) => failed(Failure::MediumRead { lba }),
             None => Completion::Data(assembly.parts.into_iter().flatten().collect()),
         };

@@ -5,6 +5,7 @@ use crate::destage::Destager;
 use crate::link::Link;
 use crate::patience::Patience;
 use crate::read::Assembly;
+use crate::unit::Unit;
 use biplex_engine::engine::{self, Engine, JournalPiece, OpId};
 use biplex_engine::message::VolumeGeometry;
 use biplex_engine::mutant::{Mutant, planted};
@@ -82,6 +83,8 @@ pub struct Site {
     pub(crate) store_reads: BTreeSet<DiskTicket>,
     next_ticket: u64,
     pub(crate) destager: Option<Destager>,
+    /// The volumes whose stores are SCSI units.
+    pub(crate) units: BTreeMap<VolumeId, Unit>,
     pub(crate) lives: BTreeMap<VolumeId, VolumeLife>,
     pub(crate) hosts: BTreeMap<Nexus, HostLife>,
     /// Names of hosts of either site, for showing.
@@ -151,6 +154,7 @@ impl Site {
         let target = Target::new(target_config(&config), device(&config), entropy);
         let mut site = Site {
             lives: config.volumes.iter().map(|volume| (volume.unit.volume, VolumeLife::default())).collect(),
+            units: crate::units::units(&config),
             config,
             engine,
             journal,
@@ -220,6 +224,9 @@ impl Site {
             }
             Event::LinkClosed { link } => self.link_closed(now, link),
             Event::DiskDone { ticket, result } => self.disk_done(now, ticket, result),
+            Event::UnitConnected { conn } => self.unit_connected(now, conn),
+            Event::UnitBytes { conn, bytes } => self.unit_bytes(now, conn, bytes),
+            Event::UnitClosed { conn, why } => self.unit_closed(now, conn, &why),
             Event::Submit { task, nexus, volume, command } => {
                 self.command(now, Asker::Direct(task), nexus, volume, command)
             }
@@ -227,6 +234,7 @@ impl Site {
             Event::Tick => {
                 self.engine.handle_tick(now);
                 self.target.handle_tick(now);
+                self.units.values_mut().for_each(|unit| unit.advance(now.mono));
             }
             Event::Drain => {
                 self.draining = true;
@@ -254,7 +262,8 @@ impl Site {
     pub fn next_deadline(&self, now: Now) -> u64 {
         // A write under way is waited for, not a time.
         let group = self.patience.deadline().filter(|_| !self.journal.writing());
-        let due = [self.target.next_deadline(), group].into_iter().flatten();
+        let units = self.units.values().filter_map(Unit::next_deadline);
+        let due = [self.target.next_deadline(), group].into_iter().flatten().chain(units);
         due.fold(self.engine.next_deadline(now), u64::min)
     }
 
@@ -265,7 +274,7 @@ impl Site {
                 self.carry_out(now, action);
             } else if let Some(action) = self.target.poll() {
                 self.serve_host(now, action);
-            } else {
+            } else if !self.serve_units(now) {
                 // Every append ordered so far is in the journal.
                 self.engine.set_journal_room(self.journal.room_bytes());
                 return;
@@ -365,11 +374,11 @@ impl Site {
         let ticket = DiskTicket(self.next_ticket);
         self.next_ticket += 1;
         self.errands.insert(ticket, errand);
-        self.out.push(Action::Disk { ticket, op });
+        self.order_store(ticket, op);
         ticket
     }
 
-    fn disk_done(&mut self, now: Now, ticket: DiskTicket, result: DiskResult) {
+    pub(crate) fn disk_done(&mut self, now: Now, ticket: DiskTicket, result: DiskResult) {
         let Some(errand) = self.errands.remove(&ticket) else { return };
         match errand {
             Errand::Group => self.group_done(now, result.map(|_| ())),

@@ -19,6 +19,11 @@ impl Site {
         if let Some(failing) = &cut.failing {
             why += &format!("; DESTAGE FAILS and the journal fills: {failing}");
         }
+        for (volume, unit) in &self.units {
+            if let Some(trouble) = unit.trouble() {
+                why += &format!("; THE STORE of volume {} is away: {trouble}", self.volume_name(*volume));
+            }
+        }
         Status {
             site: self.config.site.to_string(),
             target: self.config.port.target.clone(),

@@ -132,6 +132,7 @@ pub struct RawVolume {
     pub size: Text,
     pub mode: Text,
     pub store: Text,
+    pub reservations: Option<Text>,
     pub serial: Option<Text>,
     pub reserve_conflicting_writes: Option<Text>,
     pub compare_and_write: Option<Text>,

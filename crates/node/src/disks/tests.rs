@@ -5,7 +5,7 @@ use super::open::StateLock;
 use super::*;
 use crate::config::Volume;
 use crate::mailbox::{Mailbox, mailbox};
-use biplex_site::{Mode, Rules};
+use biplex_site::{Mode, Reservations, Rules};
 use biplex_store::{Disk, PAGE_BYTES};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ fn volume(directory: &Path) -> Volume {
         bytes: STORE_BYTES,
         rules: Rules::of(Mode::Sync),
         store,
+        unit: None,
+        reservations: Reservations::Table,
         serial: None,
     }
 }
@@ -78,7 +80,9 @@ fn run(disks: &mut Disks, letters: &Mailbox, ticket: u64, op: DiskOp) -> DiskRes
                 assert_eq!(done, ticket);
                 return result;
             }
-            Some(Letter::Ask(_) | Letter::PeerFound(_)) => panic!("not a disk's letter"),
+            Some(Letter::Ask(_) | Letter::PeerFound(_) | Letter::UnitFound(..)) => {
+                panic!("not a disk's letter")
+            }
             None => std::thread::sleep(Duration::from_millis(1)),
         }
     }

@@ -1,0 +1,245 @@
+//! An iSCSI array that does what it is told: just enough of login and commands, with statuses by script.
+
+use super::UnitConn;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Status, and sense key, code, qualifier.
+pub type Said = (u8, (u8, u8, u8));
+
+#[derive(Default)]
+struct Wire {
+    name: String,
+    bytes: Vec<u8>,
+    stat_sn: u32,
+}
+
+pub struct Array {
+    disk: Vec<u8>,
+    wires: BTreeMap<UnitConn, Wire>,
+    /// Operation codes of all commands that came.
+    commands: Vec<u8>,
+    pub blocks: u64,
+    pub block_bytes: u32,
+    pub kind: u8,
+    pub serial: String,
+    pub protected: bool,
+    pub thin: bool,
+    pub same: bool,
+    pub transfer_max: u32,
+    /// Largest transfer seen, in blocks.
+    pub transfers_max: u32,
+    pub synced: usize,
+    /// Takes commands and says nothing.
+    pub silent: bool,
+    /// What the next commands behind the login's questions are answered with.
+    pub script: VecDeque<Said>,
+    /// What reads are answered with.
+    pub always: Option<Said>,
+    /// Initiator that has reserved the unit.
+    pub holder: Option<String>,
+    pub conflicts: usize,
+    /// Status of logins.
+    pub refuses: Option<(u8, u8)>,
+}
+
+impl Array {
+    pub fn new(blocks: u64) -> Array {
+        Array {
+            disk: vec![0; (blocks * 512) as usize],
+            wires: BTreeMap::new(),
+            commands: Vec::new(),
+            blocks,
+            block_bytes: 512,
+            kind: 0,
+            serial: "SN1".into(),
+            protected: false,
+            thin: true,
+            same: true,
+            transfer_max: 0,
+            transfers_max: 0,
+            synced: 0,
+            silent: false,
+            script: VecDeque::new(),
+            always: None,
+            holder: None,
+            conflicts: 0,
+            refuses: None,
+        }
+    }
+
+    pub fn open(&mut self, conn: UnitConn) {
+        self.wires.insert(conn, Wire::default());
+    }
+
+    pub fn close(&mut self, conn: UnitConn) {
+        self.wires.remove(&conn);
+    }
+
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.wires.values().map(|wire| wire.name.as_str()).collect()
+    }
+
+    /// The initiator whose name contains this.
+    pub fn name_of(&self, part: &str) -> String {
+        self.names().into_iter().find(|name| name.contains(part)).expect("logged in").to_owned()
+    }
+
+    /// How many commands with this operation code came.
+    pub fn count(&self, operation: u8) -> usize {
+        self.commands.iter().filter(|seen| **seen == operation).count()
+    }
+
+    /// Bytes from an initiator; gives back what it gets.
+    pub fn take(&mut self, conn: UnitConn, bytes: &[u8]) -> Vec<u8> {
+        let Some(mut wire) = self.wires.remove(&conn) else { return Vec::new() };
+        wire.bytes.extend_from_slice(bytes);
+        let mut back = Vec::new();
+        while wire.bytes.len() >= 48 {
+            let data = usize::from(wire.bytes[5]) << 16
+                | usize::from(wire.bytes[6]) << 8
+                | usize::from(wire.bytes[7]);
+            let whole = 48 + data.next_multiple_of(4);
+            if wire.bytes.len() < whole {
+                break;
+            }
+            let pdu: Vec<u8> = wire.bytes.drain(..whole).collect();
+            self.pdu(&mut wire, &pdu[..48], &pdu[48..48 + data], &mut back);
+        }
+        self.wires.insert(conn, wire);
+        back
+    }
+
+    fn pdu(&mut self, wire: &mut Wire, head: &[u8], data: &[u8], back: &mut Vec<u8>) {
+        let mut answer = [0u8; 48];
+        answer[16..20].copy_from_slice(&head[16..20]);
+        let cmd_sn = u32::from_be_bytes(head[24..28].try_into().expect("4 bytes"));
+        wire.stat_sn += 1;
+        answer[24..28].copy_from_slice(&wire.stat_sn.to_be_bytes());
+        answer[28..32].copy_from_slice(&(cmd_sn + 1).to_be_bytes());
+        answer[32..36].copy_from_slice(&(cmd_sn + 64).to_be_bytes());
+        match head[0] & 0x3f {
+            0x03 => {
+                answer[0] = 0x23;
+                answer[1] = head[1];
+                answer[8..14].copy_from_slice(&head[8..14]);
+                (answer[36], answer[37]) = self.refuses.unwrap_or((0, 0));
+                let text = String::from_utf8_lossy(data).into_owned();
+                if let Some(name) = text.split('\0').find_map(|pair| pair.strip_prefix("InitiatorName=")) {
+                    wire.name = name.to_owned();
+                }
+                let keys: &[u8] = if head[1] & 0x0c == 0 {
+                    b"AuthMethod=None\0"
+                } else {
+                    b"MaxRecvDataSegmentLength=262144\0FirstBurstLength=262144\0"
+                };
+                push(back, answer, keys);
+            }
+            0x01 => {
+                self.commands.push(head[32]);
+                if self.silent {
+                    return;
+                }
+                let (status, reply) = self.command(&wire.name, &head[32..48], data);
+                if status == 0 && !reply.is_empty() {
+                    // Data-In with status.
+                    (answer[0], answer[1]) = (0x25, 0x81);
+                    answer[20..24].copy_from_slice(&[0xff; 4]);
+                } else {
+                    (answer[0], answer[1], answer[3]) = (0x21, 0x80, status);
+                }
+                push(back, answer, &reply);
+            }
+            0x06 => {
+                answer[0] = 0x26;
+                answer[1] = 0x80;
+                push(back, answer, &[]);
+            }
+            other => panic!("opcode {other:02x}"),
+        }
+    }
+
+    fn command(&mut self, name: &str, cdb: &[u8], data: &[u8]) -> (u8, Vec<u8>) {
+        let lba = u64::from_be_bytes(cdb[2..10].try_into().expect("8 bytes"));
+        let blocks = u32::from_be_bytes(cdb[10..14].try_into().expect("4 bytes"));
+        let range = || (lba * 512) as usize..((lba + u64::from(blocks)) * 512) as usize;
+        let probing = matches!(cdb[0], 0x00 | 0x12 | 0x1a | 0x9e);
+        if self.holder.as_ref().is_some_and(|holder| holder != name) && cdb[0] != 0x12 {
+            self.conflicts += 1;
+            return (0x18, Vec::new());
+        }
+        if !probing && let Some(said) = self.script.pop_front() {
+            return told(said);
+        }
+        match cdb[0] {
+            0x88 if self.always.is_some() => told(self.always.expect("there")),
+            0x00 | 0x16 => (0, Vec::new()),
+            0x12 => (0, self.inquiry(cdb)),
+            0x1a => {
+                let protected = if self.protected { 0x80 } else { 0 };
+                (0, [&[23, 0, protected, 0, 8, 18, 4][..], &[0; 17]].concat())
+            }
+            0x9e => {
+                let mut reply = vec![0; 32];
+                reply[..8].copy_from_slice(&(self.blocks - 1).to_be_bytes());
+                reply[8..12].copy_from_slice(&self.block_bytes.to_be_bytes());
+                reply[14] = if self.thin { 0xc0 } else { 0 };
+                (0, reply)
+            }
+            0x88 => {
+                self.transfers_max = self.transfers_max.max(blocks);
+                (0, self.disk[range()].to_vec())
+            }
+            0x8a => {
+                self.transfers_max = self.transfers_max.max(blocks);
+                self.disk[range()].copy_from_slice(data);
+                (0, Vec::new())
+            }
+            0x93 if self.same => {
+                self.disk[range()].chunks_mut(512).for_each(|block| block.copy_from_slice(data));
+                (0, Vec::new())
+            }
+            0x91 => {
+                self.synced += 1;
+                (0, Vec::new())
+            }
+            0x5e => (0, vec![0; 8]),
+            _ => told((2, (5, 0x20, 0))),
+        }
+    }
+
+    fn inquiry(&self, cdb: &[u8]) -> Vec<u8> {
+        match (cdb[1], cdb[2]) {
+            (0, _) => {
+                let head = [self.kind, 0, 6, 2, 31, 0, 0, 0];
+                [&head[..], b"EXAMPLE Array           0001"].concat()
+            }
+            (_, 0x80) => {
+                [&[self.kind, 0x80, 0, self.serial.len() as u8][..], self.serial.as_bytes()].concat()
+            }
+            (_, 0xb0) => {
+                let mut page = vec![0; 64];
+                (page[1], page[3]) = (0xb0, 60);
+                page[8..12].copy_from_slice(&self.transfer_max.to_be_bytes());
+                page
+            }
+            (_, _) => vec![self.kind, 0xb2, 0, 4, 0, if self.thin { 0xe0 } else { 0 }, 0, 0],
+        }
+    }
+}
+
+fn told((status, (key, code, qualifier)): Said) -> (u8, Vec<u8>) {
+    if status != 2 {
+        return (status, Vec::new());
+    }
+    let mut sense = vec![0; 20];
+    sense[1] = 18;
+    (sense[2], sense[4], sense[9], sense[14], sense[15]) = (0x70, key, 10, code, qualifier);
+    (status, sense)
+}
+
+fn push(back: &mut Vec<u8>, mut head: [u8; 48], data: &[u8]) {
+    head[5..8].copy_from_slice(&(data.len() as u32).to_be_bytes()[1..]);
+    back.extend_from_slice(&head);
+    back.extend_from_slice(data);
+    back.resize(back.len().next_multiple_of(4), 0);
+}
