@@ -336,9 +336,9 @@ fn times_beyond_a_year_and_what_no_initiator_can_send_are_refused() {
 }
 
 #[test]
-fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
+fn a_store_may_be_a_scsi_unit_which_keeps_no_reservations_of_hosts_yet() {
     let url = r#"store = "iscsi://me%twelve-secret@10.0.0.9:3260/iqn.2026-11.example:array/1""#;
-    let text = VALID.replacen(r#"store = "vol1.img""#, &format!("{url}\nreservations = \"disk\""), 1);
+    let text = VALID.replacen(r#"store = "vol1.img""#, &format!("{url}\nreservations = \"table\""), 1);
     let config = parse(&text).expect("valid");
     let volume = &config.volumes[1];
     assert_eq!(
@@ -348,13 +348,15 @@ fn a_store_may_be_a_scsi_unit_and_only_such_a_one_keeps_reservations() {
     );
     assert_eq!(volume.unit.as_ref().map(|unit| unit.lun), Some(1));
     let site = config.site_config();
-    assert_eq!(site.volumes[1].reservations, Reservations::Disk);
+    assert_eq!(site.volumes[1].reservations, Reservations::Table);
     assert!(site.volumes[0].store.is_none() && site.volumes[1].store.is_some());
     assert!(!summary::describe(&config).contains("twelve-secret"));
 
     let said = refusal(r#"store = "vol1.img""#, r#"store = "iscsi://10.0.0.9/iqn.2026-11.example:array/1""#);
     assert!(said.contains(":44:9: this store is no iSCSI unit: the port is missing"), "{said}");
     assert!(said.contains("remedy: write iscsi://HOST:PORT/IQN/LUN"), "{said}");
+    let said = refusal(r#"store = "vol1.img""#, &format!("{url}\nreservations = \"disk\""));
+    assert!(said.contains("cannot be served yet"), "{said}");
     let said = refusal(r#"store = "vol1.img""#, "store = \"vol1.img\"\nreservations = \"disk\"");
     assert!(said.contains("needs a store that keeps reservations"), "{said}");
     let said = refusal(r#"store = "vol1.img""#, "store = \"vol1.img\"\nreservations = \"no\"");

@@ -28,10 +28,17 @@ impl Reading<'_> {
     pub(super) fn reservations(&mut self, text: Option<&Text>, on_unit: bool) -> Reservations {
         match text.map(|text| (text, text.get_ref().as_str())) {
             None | Some((_, "table")) => Reservations::Table,
-            Some((_, "disk")) if on_unit => Reservations::Disk,
             Some((text, "disk")) => {
-                let what = "reservations = \"disk\" needs a store that keeps reservations: a SCSI unit";
-                let remedy = "name a store = \"iscsi://…\", or say reservations = \"table\" (the pair's own)";
+                let (what, remedy) = match on_unit {
+                    true => (
+                        "reservations = \"disk\" cannot be served yet: hosts' reservations do not go to the unit",
+                        "say reservations = \"table\": the pair keeps them",
+                    ),
+                    false => (
+                        "reservations = \"disk\" needs a store that keeps reservations: a SCSI unit",
+                        "name a store = \"iscsi://…\", or say reservations = \"table\" (the pair's own)",
+                    ),
+                };
                 self.mistake(text.span(), what, remedy);
                 Reservations::Table
             }
