@@ -4,7 +4,9 @@ use biplex_engine::message::VolumeGeometry;
 use biplex_engine::{Extent, HostId, Lba, Nexus, Now, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, TaskId};
-use biplex_site::{Action, Event, Mode, Reservations, Rules, Site, SiteConfig, TableKind, VolumeConfig};
+use biplex_site::{
+    Action, Event, Mode, Reservations, Rules, Site, SiteConfig, TableKind, VolumeConfig, WINDOW_BYTES_MAX,
+};
 use biplex_store::{Device, Disk, DiskError, DiskOp, Identity, Layout, create_with};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -91,6 +93,7 @@ fn config(id: SiteId, mode: Mode) -> SiteConfig {
         max_offset: SECOND / 2,
         lease: SECOND,
         wait_max: 8 * SECOND,
+        window_bytes: WINDOW_BYTES_MAX,
     }
 }
 
