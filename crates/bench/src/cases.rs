@@ -1,7 +1,7 @@
 //! Answers for what is measured: the cases, who takes part in each, and the slices, taken in turns so that the
 //! machine's moods meet everyone alike.
 
-use crate::floor::{Append, Bare, Fio, RoundTrip};
+use crate::floor::{Append, Bare, Fio, Mirrored, RoundTrip};
 use crate::generator::{Access, HostDisk, Limit, Load, Sync};
 use crate::pair::{self, Pair, Written};
 use crate::process::Usage;
@@ -68,6 +68,8 @@ pub enum Contender {
     Fio,
     /// A bare O_DIRECT|O_DSYNC append of 4 KiB.
     Append,
+    /// A bare append of 4 KiB at two places at once, with the round trip between them.
+    Mirrored,
     /// A bare round trip of 4 KiB and 48 bytes over loopback TCP.
     RoundTrip,
 }
@@ -83,6 +85,7 @@ impl fmt::Display for Contender {
             Contender::TgtCached => "tgt, not durable",
             Contender::Fio => "fio, raw",
             Contender::Append => "bare append 4 KiB",
+            Contender::Mirrored => "bare mirrored append",
             Contender::RoundTrip => "bare round trip 4 KiB",
         })
     }
@@ -93,7 +96,7 @@ impl Contender {
     pub fn of(case: &Case) -> Vec<Contender> {
         use Contender::*;
         match (case.writes(), case.depth) {
-            (true, 1) => vec![Sync, Tgt, Append, SyncTls, Async, RoundTrip, TgtCached, Fio],
+            (true, 1) => vec![Sync, Tgt, Mirrored, SyncTls, Async, RoundTrip, Append, TgtCached, Fio],
             (true, _) => vec![Sync, Tgt, SyncTls, Async, TgtRound, Fio, TgtCached],
             (false, 1) => vec![Sync, Tgt, RoundTrip, Async, Fio],
             (false, _) => vec![Sync, Tgt, Async, Fio],
@@ -193,6 +196,8 @@ pub struct Field {
     pub fio: Option<Fio>,
     /// Bare appends.
     pub append: Append,
+    /// Bare appends at two places.
+    pub mirrored: Mirrored,
     /// Bare round trips.
     pub round_trip: RoundTrip,
 }
@@ -236,6 +241,7 @@ impl Field {
             | Contender::SyncTls
             | Contender::Async
             | Contender::Append
+            | Contender::Mirrored
             | Contender::RoundTrip => true,
         }
     }
@@ -255,6 +261,7 @@ impl Field {
                 None => anyhow::bail!("fio is not installed"),
             },
             Contender::Append => Ok(self.append.run(time)?.into()),
+            Contender::Mirrored => Ok(self.mirrored.run(time)?.into()),
             Contender::RoundTrip => Ok(self.round_trip.run(time)?.into()),
         }
     }

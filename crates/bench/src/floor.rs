@@ -39,32 +39,84 @@ const O_DSYNC: i32 = 0o10000;
 pub struct Append {
     file: File,
     offset: u64,
+    page: PageBuf,
 }
 
 impl Append {
-    /// Makes the ring.
-    pub fn new(directory: &Path) -> anyhow::Result<Append> {
-        let path = directory.join("ring.img");
+    /// Makes the ring, in a file of this name.
+    pub fn new(directory: &Path, name: &str) -> anyhow::Result<Append> {
+        let path = directory.join(name);
         fill(&path, RING_BYTES)?;
         let file = OpenOptions::new()
             .write(true)
             .custom_flags(OFlags::DIRECT.bits() as i32 | O_DSYNC)
             .open(&path)
             .context("this file system has no direct I/O; run on one that has (TMPDIR names the place)")?;
-        Ok(Append { file, offset: 0 })
+        Ok(Append { file, offset: 0, page: PageBuf::zeroed(1) })
+    }
+
+    fn once(&mut self) -> anyhow::Result<()> {
+        let slices = [IoSlice::new(self.page.as_bytes())];
+        let count = rustix::io::pwritev(&self.file, &slices, self.offset)?;
+        ensure!(count == PAGE_BYTES, "a short append");
+        self.offset = (self.offset + PAGE_BYTES as u64) % RING_BYTES;
+        Ok(())
     }
 
     /// Appends for a while.
     pub fn run(&mut self, time: Duration) -> anyhow::Result<Bare> {
-        let page = PageBuf::zeroed(1);
+        timed(time, || self.once())
+    }
+}
+
+/// What a sync write is at least: the page goes to another thread over loopback, both append it durably at the same time,
+/// the other answers, and it is done when both are. So the slower of two appends, which may share a disk, and a round trip.
+pub struct Mirrored {
+    own: Append,
+    stream: TcpStream,
+}
+
+impl Mirrored {
+    /// Starts the other end, whose ring is in `peer`; it ends with this one.
+    pub fn new(directory: &Path, peer: &Path) -> anyhow::Result<Mirrored> {
+        let own = Append::new(directory, "own.img")?;
+        let mut peers = Append::new(peer, "peers.img")?;
+        let (stream, mut other) = connected()?;
+        let mirror = move || {
+            let mut request = [0; REQUEST_BYTES];
+            while other.read_exact(&mut request).is_ok()
+                && peers.once().is_ok()
+                && other.write_all(&request[..ANSWER_BYTES]).is_ok()
+            {}
+        };
+        std::thread::Builder::new().name("mirror".to_owned()).spawn(mirror)?;
+        Ok(Mirrored { own, stream })
+    }
+
+    /// Mirrored appends for a while.
+    pub fn run(&mut self, time: Duration) -> anyhow::Result<Bare> {
+        let (request, mut answer) = ([0; REQUEST_BYTES], [0; ANSWER_BYTES]);
         timed(time, || {
-            let slices = [IoSlice::new(page.as_bytes())];
-            let count = rustix::io::pwritev(&self.file, &slices, self.offset)?;
-            ensure!(count == PAGE_BYTES, "a short append");
-            self.offset = (self.offset + PAGE_BYTES as u64) % RING_BYTES;
-            Ok(())
+            self.stream.write_all(&request)?;
+            self.own.once()?;
+            Ok(self.stream.read_exact(&mut answer)?)
         })
     }
+}
+
+/// Both ends of a connection over loopback.
+fn connected() -> anyhow::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let to = listener.local_addr()?;
+    between(&listener, to)
+}
+
+fn between(listener: &TcpListener, to: SocketAddr) -> anyhow::Result<(TcpStream, TcpStream)> {
+    let stream = TcpStream::connect(to)?;
+    let (other, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    other.set_nodelay(true)?;
+    Ok((stream, other))
 }
 
 /// A round trip of a write's bytes and its answer's between two threads over loopback TCP, both blocking.
@@ -75,23 +127,17 @@ pub struct RoundTrip {
 impl RoundTrip {
     /// Starts the other end, which ends with this one.
     pub fn new() -> anyhow::Result<RoundTrip> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let to = listener.local_addr()?;
-        RoundTrip::between(&listener, to)
+        RoundTrip::of(connected()?)
     }
 
     /// The same over a line that is so long each way.
     pub fn over(delay: Duration) -> anyhow::Result<RoundTrip> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let to = line::lay(listener.local_addr()?, delay)?;
-        RoundTrip::between(&listener, to)
+        RoundTrip::of(between(&listener, to)?)
     }
 
-    fn between(listener: &TcpListener, to: SocketAddr) -> anyhow::Result<RoundTrip> {
-        let stream = TcpStream::connect(to)?;
-        let (mut other, _) = listener.accept()?;
-        stream.set_nodelay(true)?;
-        other.set_nodelay(true)?;
+    fn of((stream, mut other): (TcpStream, TcpStream)) -> anyhow::Result<RoundTrip> {
         let echo = move || {
             let mut request = [0; REQUEST_BYTES];
             while other.read_exact(&mut request).is_ok() && other.write_all(&request[..ANSWER_BYTES]).is_ok()

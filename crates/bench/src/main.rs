@@ -19,7 +19,7 @@ mod trace;
 use anyhow::{Context, ensure};
 use cases::{Biplex, CASES, Field};
 use clap::Parser;
-use floor::{Append, Fio, RoundTrip};
+use floor::{Append, Fio, Mirrored, RoundTrip};
 use generator::{Access, Limit, Load, Sync};
 use pair::{Pair, Setup};
 use report::{Report, show_case};
@@ -195,7 +195,9 @@ fn start(binary: &Path, (directory, peer): (&Path, Option<&Path>), scale: &Scale
     if fio.is_none() {
         eprintln!("fio is not installed (apt-get install fio): measured without it");
     }
-    Ok(Field { plain, tls, tgt, fio, append: Append::new(directory)?, round_trip: RoundTrip::new()? })
+    let append = Append::new(directory, "ring.img")?;
+    let mirrored = Mirrored::new(directory, peer.unwrap_or(directory))?;
+    Ok(Field { plain, tls, tgt, fio, append, mirrored, round_trip: RoundTrip::new()? })
 }
 
 /// Requests one after the other, near and over a long line, and loads beside reservations.

@@ -111,14 +111,21 @@ impl Report {
             let quietest = |contender| {
                 Spread::of(self.slices(case, contender).iter().map(|figures| figures.p50)).map(|p50| p50.min)
             };
-            let floor = quietest(Contender::Append).zip(quietest(Contender::RoundTrip));
-            for (trips, floor_name) in [(1.0, "floor"), (2.0, "floor and the host's own round trip")] {
-                let p50 = quietest(own).zip(floor).map(|(own, (append, trip))| own / (append + trips * trip));
-                if let Some(ratio) = Spread::of(p50) {
-                    let how =
-                        format!("p50 of the quietest slice; floor: bare append + {trips} × bare round trip");
-                    let name = format!("{case} {own} : {floor_name}");
-                    aims.push(Aim { name, ratio, bound: (false, SYNC_TO_FLOOR_MAX), how });
+            let trip = quietest(Contender::RoundTrip);
+            let sum = quietest(Contender::Append).zip(trip).map(|(append, trip)| append + trip);
+            let floors = [
+                ("floor", sum, "bare append + bare round trip"),
+                ("measured floor", quietest(Contender::Mirrored), "bare mirrored append"),
+            ];
+            for (name, floor, what) in floors {
+                for (hosts, suffix) in [(0.0, ""), (1.0, " and the host's own round trip")] {
+                    let whole = floor.zip(trip).map(|(floor, trip)| floor + hosts * trip);
+                    let p50 = quietest(own).zip(whole).map(|(own, whole)| own / whole);
+                    if let Some(ratio) = Spread::of(p50) {
+                        let how = format!("p50 of the quietest slice; floor: {what}");
+                        let name = format!("{case} {own} : {name}{suffix}");
+                        aims.push(Aim { name, ratio, bound: (false, SYNC_TO_FLOOR_MAX), how });
+                    }
                 }
             }
         }

@@ -100,6 +100,8 @@ pub struct Config {
     pub lease: u64,
     /// Commands that wait longer than this are answered so that hosts retry.
     pub wait_max: u64,
+    /// Most bytes of own entries on their way to the peer's journal; [`crate::stream::WINDOW_BYTES_MAX`] but in tests.
+    pub window_bytes: u64,
 }
 
 /// What recovery found. See [`crate::message::Hello`] for the meaning of `resume_from`.

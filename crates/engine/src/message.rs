@@ -69,8 +69,13 @@ pub struct Refusal {
 /// How far a site has come; sent after each group that became durable, and with each heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ack {
-    /// Every entry of the receiver's stream up to this stamp is durable in the sender's journal.
+    /// Every entry of the receiver's stream up to this stamp is durable in the sender's journal, requests are executed
+    /// there, and what the sender's hosts were let in for before was sent before this message.
     pub durable: Stamp,
+    /// Every entry of the receiver's stream up to this stamp is off the line, whatever it still waits for: durable in
+    /// the sender's journal, or turned away. Never before `durable`. It frees the window and means nothing else: both
+    /// sites' `durable` may wait for what the window holds back.
+    pub taken: Stamp,
     /// Nothing that the sender sends from now on is stamped at or before this, and all that it ever stamped up to
     /// it is durable in its own journal and was sent before this message.
     pub promise: Stamp,

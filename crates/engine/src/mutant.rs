@@ -47,6 +47,8 @@ pub enum Mutant {
     GrantBeforeAck,
     /// A peer's request is acked before it is executed here, and before what came before is on its way.
     AckBeforeExecuted,
+    /// The window is freed only by what is executed at the peer, and not by what its journal has.
+    WindowByExecuted,
     /// A reserve that finds somebody else is refused although a release is on its way.
     SkipRetry,
     /// A COMPARE AND WRITE is judged on the newest bytes instead of those at its place in the order.

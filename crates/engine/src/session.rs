@@ -128,7 +128,9 @@ impl Session {
 
 /// Whether every time in it is one that a clock could show; the rest of a message is judged where it is used.
 fn believable(message: &Message) -> bool {
-    let ack = |ack: &Ack| [ack.durable, ack.promise, ack.destaged].iter().all(|s| s.time <= Stamp::TIME_MAX);
+    let ack = |ack: &Ack| {
+        [ack.durable, ack.taken, ack.promise, ack.destaged].iter().all(|s| s.time <= Stamp::TIME_MAX)
+    };
     match message {
         Message::Hello(hello) => {
             hello.clock.max(hello.destaged.time) <= Stamp::TIME_MAX

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Bound;
 
-/// Most bytes of own entries sent and not acknowledged.
+/// Most bytes of own entries sent that the peer's journal has not, in the product ([`crate::engine::Config::window_bytes`]).
 pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes that may wait in the daemon's socket queue before sending pauses.
 pub const BACKLOG_BYTES_MAX: usize = 8 << 20;
@@ -35,11 +35,19 @@ pub(crate) struct Inbound {
     last_seq: Option<u64>,
     /// The first entry that found no room in the journal: from it on nothing of this session is taken in.
     turned_away: Option<(Stamp, u64)>,
+    /// The newest entry of the peer's origin that was turned away in this session.
+    last_turned_away: Stamp,
 }
 
 impl Inbound {
     pub(crate) fn new(destaged: Stamp) -> Inbound {
-        Inbound { received: destaged, durable: destaged, last_seq: None, turned_away: None }
+        Inbound {
+            received: destaged,
+            durable: destaged,
+            last_seq: None,
+            turned_away: None,
+            last_turned_away: Stamp::ZERO,
+        }
     }
 
     pub(crate) fn recovered(&mut self, newest: Option<Stamp>) {
@@ -50,6 +58,7 @@ impl Inbound {
     pub(crate) fn new_session(&mut self) {
         self.last_seq = None;
         self.turned_away = None;
+        self.last_turned_away = Stamp::ZERO;
     }
 
     /// Whether entries are turned away until there is room; acks and heartbeats are heard all the same.
@@ -88,7 +97,7 @@ pub(crate) struct Outbound {
     owed: Option<Stamp>,
     /// Entries taken up for sending, waiting for their bytes, in order.
     slots: VecDeque<Slot>,
-    /// Own entries sent and not acknowledged.
+    /// Own entries sent that the peer has not taken.
     in_flight: VecDeque<(Stamp, u64)>,
     in_flight_bytes: u64,
     /// Bytes that the socket has not taken.
@@ -200,8 +209,10 @@ impl Engine {
     pub(crate) fn ack(&mut self, now: Now) -> Ack {
         let durable =
             if planted(Mutant::AckBeforeSync) { self.inbound.received } else { self.inbound.durable };
+        let limited = durable.min(self.ack_limit());
         Ack {
-            durable: durable.min(self.ack_limit()),
+            durable: limited,
+            taken: durable.max(self.inbound.last_turned_away),
             promise: self.promise(now),
             destaged: self.cuts.recycled,
             resumed: self.session.in_step_here(),
@@ -259,7 +270,7 @@ impl Engine {
     fn take_up_next(&mut self) -> bool {
         let out = &self.outbound;
         if out.slots.len() >= FETCH_AHEAD_MAX
-            || out.in_flight_bytes >= WINDOW_BYTES_MAX
+            || out.in_flight_bytes >= self.config.window_bytes
             || out.backlog >= BACKLOG_BYTES_MAX
         {
             return false;
@@ -412,12 +423,15 @@ impl Engine {
     /// The journal has no room for an entry of the peer. The limits on both sides make that rare: one site restarted
     /// while the other could not destage, or the journal is full of what lies behind a segment still in use.
     fn turn_away(&mut self, stamp: Stamp, room: u64) {
+        self.session.ack_owed = true;
+        if stamp.site != self.config.site {
+            self.inbound.last_turned_away = self.inbound.last_turned_away.max(stamp);
+        }
         if self.inbound.deaf() {
             return;
         }
         self.inbound.turned_away = Some((stamp, room));
         self.session.fall_behind();
-        self.session.ack_owed = true;
         let text =
             "the journal has no room for the peer's writes: sync volumes wait until destaging has made some";
         self.notice(Severity::Alarm, text.into());
@@ -446,7 +460,9 @@ impl Engine {
         };
         out.peer_promise = out.peer_promise.max(promise);
         out.peer_destaged = out.peer_destaged.max(ack.destaged);
-        while out.in_flight.front().is_some_and(|(stamp, _)| *stamp <= out.acked) {
+        // Of this session only: what was turned away in an earlier one is sent again.
+        let taken = if planted(Mutant::WindowByExecuted) { ack.durable } else { ack.taken };
+        while out.in_flight.front().is_some_and(|(stamp, _)| *stamp <= taken) {
             if let Some((_, bytes)) = out.in_flight.pop_front() {
                 out.in_flight_bytes -= bytes;
             }

@@ -2,7 +2,7 @@
 
 mod back_to_back;
 
-use back_to_back::{MS, Pair, VOLUME, host};
+use back_to_back::{MS, Pair, VOLUME, WINDOW_BYTES, host};
 use biplex_engine::engine::*;
 use biplex_engine::judge::HostSwap;
 use biplex_engine::message::Message;
@@ -91,6 +91,73 @@ fn a_reserve_is_granted_when_both_sites_keep_others_out_and_not_before() {
         pair.read(site, 20 + site as u64, 0, 1);
         assert_eq!(pair.outcome(site, 20 + site as u64), Some(Outcome::Conflict), "host 9 at {site}");
     }
+}
+
+/// Each site's ack of the other's request waits for what the site still has to send, which is more than the window.
+#[test]
+fn requests_that_cross_before_more_than_a_window_of_writes_are_answered() {
+    for mode in [Mode::Async, Mode::Flush, Mode::Sync] {
+        let mut pair = Pair::paired(mode);
+        let writes = 2 * WINDOW_BYTES / 4096;
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_backlog(usize::MAX);
+            ask(&mut pair, host(site, 1), 1, RESERVE);
+            for op in 0..writes {
+                pair.write(site, 10 + op, op % 60, 1, 7);
+            }
+        }
+        pair.settle();
+        for site in SiteId::BOTH {
+            assert_eq!(
+                pair.engines[site.index()].unacked().0,
+                1 + writes,
+                "{mode:?}: both have all before them"
+            );
+            pair.engines[site.index()].handle_link_backlog(0);
+            pair.drain(site);
+        }
+        for _ in 0..20 {
+            pair.settle();
+            pair.pass(10 * MS);
+        }
+        for site in SiteId::BOTH {
+            assert_eq!(pair.engines[site.index()].unacked(), (0, 0, None), "{mode:?}: site {site}");
+            assert!(verdict(&pair, site, 1).is_some(), "{mode:?}: site {site}");
+            let done = |op: &u64| pair.outcome(site, 10 + op) == Some(Outcome::Done);
+            assert_eq!((0..writes).filter(done).count() as u64, writes, "{mode:?}: site {site}");
+        }
+        tables_are_equal(&pair);
+    }
+}
+
+/// A site whose journal is full needs the peer's ack to cut and so to make room; that ack waits for what the peer sends.
+#[test]
+fn a_site_that_turns_writes_away_has_its_request_acked_all_the_same() {
+    let mut pair = Pair::paired(Mode::Async);
+    let writes = 2 * WINDOW_BYTES / 4096;
+    pair.engines[1].handle_link_backlog(usize::MAX);
+    ask(&mut pair, host(A, 1), 1, RESERVE);
+    pair.pass(MS);
+    for op in 0..writes {
+        pair.write(B, 10 + op, op % 60, 1, 7);
+    }
+    pair.engines[0].set_journal_room(0);
+    pair.settle();
+    assert_eq!(pair.engines[0].unacked().0, 1, "B has not sent all that it let in before");
+    pair.engines[1].handle_link_backlog(0);
+    pair.drain(B);
+    for _ in 0..20 {
+        pair.settle();
+        pair.pass(10 * MS);
+    }
+    assert_eq!(pair.engines[0].unacked().0, 0);
+    assert_eq!(pair.engines[1].unacked().0, writes, "nothing of it is at A");
+    assert_eq!(verdict(&pair, A, 1), None, "so nobody is told yet that he is alone");
+    pair.engines[0].set_journal_room(u64::MAX);
+    pair.connect();
+    assert_eq!(verdict(&pair, A, 1), Some(Verdict::Done));
+    assert_eq!(pair.engines[1].unacked().0, 0);
+    tables_are_equal(&pair);
 }
 
 #[test]

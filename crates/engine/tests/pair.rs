@@ -253,6 +253,7 @@ fn absurd_numbers_from_a_peer_close_the_link_and_nothing_worse() {
     };
     let ack = |time: u64| Ack {
         durable: Stamp::ZERO,
+        taken: Stamp::ZERO,
         promise: Stamp::last_of(time),
         destaged: Stamp::ZERO,
         resumed: true,

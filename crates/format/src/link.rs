@@ -45,6 +45,11 @@ pub const FLAG_FROM_B: u32 = 1 << 5;
 /// Flag of a digest: `to` is a stamp of site B.
 pub const FLAG_TO_B: u32 = 1 << 6;
 
+/// Flag of an ack or ping: `taken` is beyond `durable`, and word 5 is its time.
+pub const FLAG_TAKEN: u32 = 1 << 7;
+/// Flag of an ack or ping: that stamp is of site B.
+pub const FLAG_TAKEN_B: u32 = 1 << 8;
+
 /// A hello's body, before its volume rows.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -277,15 +282,18 @@ fn flag_of(stamp: Stamp, flag: u32) -> u32 {
 }
 
 fn put_ack(header: &mut RecordHeader, ack: &Ack) {
-    let [durable, promise, destaged, _, _, _] = &mut header.words;
+    let apart = ack.taken != ack.durable;
+    let [durable, promise, destaged, _, _, taken] = &mut header.words;
     *durable = U64::new(ack.durable.time);
     *promise = U64::new(ack.promise.time);
     *destaged = U64::new(ack.destaged.time);
+    *taken = U64::new(if apart { ack.taken.time } else { 0 });
     header.flags = U32::new(
         flag_of(ack.durable, FLAG_DURABLE_B)
             | flag_of(ack.promise, FLAG_PROMISE_B)
             | flag_of(ack.destaged, FLAG_DESTAGED_B)
-            | if ack.resumed { FLAG_RESUMED } else { 0 },
+            | if ack.resumed { FLAG_RESUMED } else { 0 }
+            | if apart { FLAG_TAKEN | flag_of(ack.taken, FLAG_TAKEN_B) } else { 0 },
     );
 }
 
@@ -295,9 +303,12 @@ fn stamp(header: &RecordHeader, time: U64, flag: u32) -> Stamp {
 }
 
 fn ack(header: &RecordHeader) -> Ack {
-    let [durable, promise, destaged, _, _, _] = header.words;
+    let [durable, promise, destaged, _, _, taken] = header.words;
+    let durable = stamp(header, durable, FLAG_DURABLE_B);
+    let apart = header.flags.get() & FLAG_TAKEN != 0;
     Ack {
-        durable: stamp(header, durable, FLAG_DURABLE_B),
+        durable,
+        taken: if apart { stamp(header, taken, FLAG_TAKEN_B) } else { durable },
         promise: stamp(header, promise, FLAG_PROMISE_B),
         destaged: stamp(header, destaged, FLAG_DESTAGED_B),
         resumed: header.flags.get() & FLAG_RESUMED != 0,

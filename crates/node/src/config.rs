@@ -16,7 +16,7 @@ use crate::tls;
 use biplex_engine::{BLOCK_BYTES, SiteId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_site::unit::UnitAddress;
-use biplex_site::{ChapConfig, Reservations, Rules, SiteConfig, TableKind, VolumeConfig};
+use biplex_site::{ChapConfig, Reservations, Rules, SiteConfig, TableKind, VolumeConfig, WINDOW_BYTES_MAX};
 use quantity::{SIZE_REMEDY, TIME_REMEDY, parse_size, parse_time};
 use raw::{RawChap, RawConfig, RawIscsi, RawLink, RawTls, RawVolume, Text};
 use std::collections::BTreeMap;
@@ -218,6 +218,7 @@ impl Config {
             max_offset: self.max_offset,
             lease: self.lease,
             wait_max: self.wait_max,
+            window_bytes: WINDOW_BYTES_MAX,
         }
     }
 }

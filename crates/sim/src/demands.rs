@@ -111,17 +111,7 @@ impl World {
     fn fence_off(&mut self, volume: usize, gone: &[Nexus], now: Moment) {
         let mut fenced = 0;
         for op in self.history.iter_mut().filter(|op| op.volume == volume && gone.contains(&op.nexus)) {
-            let changes = match op.deed {
-                // Zeros name no write: those that are seen may be another's.
-                Deed::Write { value, .. } => value != 0,
-                Deed::Swap { ended, .. } => ended.is_none(),
-                Deed::Read { .. }
-                | Deed::Flush
-                | Deed::Control { .. }
-                | Deed::Inspect
-                | Deed::Check { .. }
-                | Deed::Leave => false,
-            };
+            let changes = matches!(op.deed, Deed::Write { .. } | Deed::Swap { ended: None, .. });
             if changes && !op.refused && op.taken && op.done.is_none() && op.by.is_none() {
                 op.by = Some(now);
                 fenced += 1;

@@ -471,4 +471,30 @@ mod tests {
         ledger.told(2, Verdict::Done, 6);
         assert_eq!(ledger.standing(), 1);
     }
+
+    #[test]
+    fn a_command_that_was_asked_while_its_host_may_have_been_registered_may_be_served() {
+        let (a, b) = (nexus(1, SiteId::A), nexus(2, SiteId::B));
+        let register = |new_key| crate::claims::register(None, new_key, false, false, HostId(2));
+        let write = |moment| Operation {
+            deed: Deed::Write { extents: vec![Extent::new(Lba(0), 1).unwrap()], value: 1 },
+            ..read(b, moment)
+        };
+        let kind = PersistentKind::WriteExclusiveAll;
+        let mut ledger = Ledger::default();
+        ledger.settled(0, BTreeSet::from([a]), 1);
+        ledger.ask(asked(0, a, Request::ReservePersistent { key: 1, kind }, 2));
+        ledger.told(0, Verdict::Done, 3);
+        assert!(ledger.judge(&write(4)).is_err(), "not registered");
+        ledger.ask(asked(1, b, register(5), 5));
+        ledger.told(1, Verdict::Done, 6);
+        ledger.settled(0, BTreeSet::from([a, b]), 7);
+        assert!(ledger.judge(&write(8)).is_ok());
+        ledger.ask(asked(2, b, register(0), 9));
+        let under_way = write(10);
+        ledger.told(2, Verdict::Done, 11);
+        ledger.settled(0, BTreeSet::from([a]), 12);
+        assert!(ledger.judge(&under_way).is_ok(), "it may have come in before it was unregistered");
+        assert!(ledger.judge(&write(13)).is_err());
+    }
 }

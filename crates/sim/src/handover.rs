@@ -1,8 +1,8 @@
 //! FIG. 22/23: a host at one site releases, and a host at the other reserves at almost the same time, over and over.
 //!
-//! No faults, but delays and clock skews of all sorts. Nobody else competes, so: a reserve that is asked after the
-//! release was asked is granted, wherever the release is on its way (E3.7); one that is refused was asked before. Of two
-//! reserves at once exactly one is granted, and the tables of both sites agree on which (E3.6).
+//! No faults, and journals with room, but delays and clock skews of all sorts. Nobody else competes, so: a reserve that is
+//! asked after the release was asked is granted, wherever the release is on its way (E3.7); one that is refused was asked
+//! before. Of two reserves at once exactly one is granted, and the tables of both sites agree on which (E3.6).
 
 use crate::claims::wish_of;
 use crate::history::Deed;

@@ -168,9 +168,10 @@ pub fn accesses(history: &[Operation], volume: usize, block: u64) -> Vec<Access>
             break;
         }
     }
-    // Fenced off and not seen: then it need not have happened at all.
+    // Fenced off and not seen: then it need not have happened at all. Zeros name no write: those that are seen may be
+    // another's.
     for access in all.iter_mut().filter(|access| history[access.operation].done.is_none()) {
-        if !seen.contains(&access.value) {
+        if access.value == 0 || !seen.contains(&access.value) {
             access.done = Moment::MAX;
         }
     }
@@ -333,6 +334,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use biplex_engine::{HostId, Lba};
 
     fn w(asked: u64, done: u64, value: u64) -> Access {
         Access { asked, done, kind: Kind::Write, value, operation: 0 }
@@ -348,6 +350,52 @@ mod tests {
 
     fn s(asked: u64, done: u64, expected: u64, value: u64) -> Access {
         Access { asked, done, kind: Kind::Swap { expected }, value, operation: 0 }
+    }
+
+    fn write(asked: Moment, done: Option<Moment>, value: Value) -> Operation {
+        let extent = Extent::new(Lba(3), 1).expect("a block");
+        Operation {
+            site: SiteId::A,
+            host: 0,
+            nexus: Nexus { host: HostId(1), isid: 1, site: SiteId::A },
+            volume: 0,
+            deed: Deed::Write { extents: vec![extent], value },
+            time: 0,
+            asked,
+            done,
+            taken: true,
+            refused: false,
+            by: None,
+        }
+    }
+
+    fn look(asked: Moment, value: Value) -> Operation {
+        let extent = Extent::new(Lba(3), 1).expect("a block");
+        Operation { deed: Deed::Read { extent, values: vec![value] }, ..write(asked, Some(asked + 1), 0) }
+    }
+
+    /// PREEMPT AND ABORT is answered at 10. What it fenced off is in place by then or never comes.
+    #[test]
+    fn what_was_fenced_off_has_happened_by_then_or_never_does() {
+        let history = |fenced: Operation, after: Value| {
+            vec![look(1, 0), write(3, Some(4), 7), fenced, look(11, 7), look(13, after)]
+        };
+        let judged = |list: &[Operation]| judge(&accesses(list, 0, 3), 1_000);
+        let fenced = |value| Operation { by: Some(10), ..write(5, None, value) };
+        assert!(matches!(judged(&history(fenced(8), 8)), Verdict::Not(_)), "it came after all");
+        assert_eq!(judged(&history(fenced(8), 7)), Verdict::Linearizable, "it never came");
+        // Zeros were seen before anybody asked for these.
+        assert_eq!(judged(&history(fenced(0), 7)), Verdict::Linearizable, "it never came");
+    }
+
+    #[test]
+    fn what_met_a_reservation_never_happens() {
+        let refused = Operation { refused: true, by: Some(10), ..write(5, None, 8) };
+        let list = accesses(&[write(3, Some(4), 7), refused.clone(), look(11, 8)], 0, 3);
+        assert!(list.iter().all(|access| access.operation != 1));
+        assert!(matches!(judge(&list, 1_000), Verdict::Not(_)), "and yet it is seen");
+        let list = accesses(&[write(3, Some(4), 7), refused, look(11, 7)], 0, 3);
+        assert_eq!(judge(&list, 1_000), Verdict::Linearizable);
     }
 
     fn fine(mut accesses: Vec<Access>) -> bool {

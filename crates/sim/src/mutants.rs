@@ -25,7 +25,7 @@ const fn hunt(mutant: Mutant, name: &'static str, weather: Weather, slant: Slant
 }
 
 /// All planted bugs.
-pub const HUNTS: [Hunt; 28] = {
+pub const HUNTS: [Hunt; 29] = {
     use Mutant::*;
     use Weather::{Cruel, Polite};
     [
@@ -50,6 +50,7 @@ pub const HUNTS: [Hunt; 28] = {
         hunt(TakeTornTail, "take-torn-tail", Polite, Slant::SlowDisks, 40),
         hunt(GrantBeforeAck, "grant-before-ack", Cruel, Slant::Reservations, 40),
         hunt(AckBeforeExecuted, "ack-before-executed", Cruel, Slant::Reservations, 40),
+        hunt(WindowByExecuted, "window-by-executed", Polite, Slant::Reservations, 100),
         hunt(SkipRetry, "skip-retry", Polite, Slant::HandOver, 20),
         hunt(JudgeNewest, "judge-newest", Polite, Slant::Swaps, 40),
         hunt(ShowSwapEarly, "show-swap-early", Cruel, Slant::Swaps, 150),

@@ -186,5 +186,6 @@ fn config(id: SiteId, scenario: &Scenario) -> SiteConfig {
         max_offset: scenario.max_offset,
         lease: scenario.lease,
         wait_max: scenario.wait_max,
+        window_bytes: scenario.window_bytes,
     }
 }

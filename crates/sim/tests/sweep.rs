@@ -45,8 +45,16 @@ fn under_endless_faults_nothing_false_is_shown() {
 /// Seeds in which something was found once, with what it was.
 #[test]
 fn what_was_found_once_stays_mended() {
-    // A restarted site took a cut before the one whose destage the crash had cut off.
-    let found = [(1327, Weather::Cruel, Slant::Power)];
+    let found = [
+        // A restarted site took a cut before the one whose destage the crash had cut off.
+        (1327, Weather::Cruel, Slant::Power),
+        // The checker wanted an UNMAP that had met a reservation, because others' zeros were seen.
+        (5162, Weather::Cruel, Slant::Reservations),
+        // The checker took a host for unregistered while a write that came before its wish to be so was under way.
+        (5316, Weather::Polite, Slant::Reservations),
+        // Requests alone filled the journal before the first cut, so that a release waited at its door.
+        (10541, Weather::Cruel, Slant::HandOver),
+    ];
     for (seed, weather, slant) in found {
         let violation = play(Scenario::new(seed, weather, slant), None, false).violation;
         assert!(violation.is_none(), "{}: {violation:?}", replay(seed, weather, slant, None));

@@ -3,6 +3,7 @@
 use crate::unit::{UnitAddress, UnitConn};
 pub use biplex_engine::engine::{Mode, Rules, Severity};
 pub use biplex_engine::hold::TableKind;
+pub use biplex_engine::stream::WINDOW_BYTES_MAX;
 use biplex_engine::{Nexus, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, ConnId, TaskId};
@@ -266,4 +267,6 @@ pub struct SiteConfig {
     pub lease: u64,
     /// Commands that wait for the line longer than this are answered so that hosts retry. More than `lease`.
     pub wait_max: u64,
+    /// Most bytes of own writes on their way to the peer's journal ([`WINDOW_BYTES_MAX`]).
+    pub window_bytes: u64,
 }

@@ -137,6 +137,7 @@ impl Site {
             max_offset: config.max_offset,
             lease: config.lease,
             wait_max: config.wait_max,
+            window_bytes: config.window_bytes,
         };
         let checkpoint = engine::Checkpoint {
             clock_ceiling: recovered.checkpoint.clock_ceiling,

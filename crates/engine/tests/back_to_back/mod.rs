@@ -10,6 +10,8 @@ use bytes::Bytes;
 
 pub const MS: u64 = 1_000_000;
 pub const VOLUME: VolumeId = VolumeId(7);
+/// Takes a few small writes.
+pub const WINDOW_BYTES: u64 = 64 << 10;
 
 pub fn config(site: SiteId, rules: Rules) -> Config {
     let geometry =
@@ -27,6 +29,7 @@ pub fn config(site: SiteId, rules: Rules) -> Config {
         max_offset: 500 * MS,
         lease: 400 * MS,
         wait_max: 1_000 * MS,
+        window_bytes: WINDOW_BYTES,
     }
 }
 

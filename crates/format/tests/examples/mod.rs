@@ -77,7 +77,7 @@ pub fn hello() -> Hello {
 }
 
 pub fn messages() -> Vec<(&'static str, Message)> {
-    let ack = Ack { durable: a(41), promise: b(42), destaged: b(43), resumed: true };
+    let ack = Ack { durable: a(41), taken: a(41), promise: b(42), destaged: b(43), resumed: true };
     let pattern: Vec<u8> = (0..512u32).map(|byte| (byte * 7) as u8).collect();
     vec![
         ("hello", Message::Hello(hello())),
@@ -108,6 +108,11 @@ pub fn messages() -> Vec<(&'static str, Message)> {
             Message::Host { id: 0x0102_0304_0506_0708, name: Bytes::from_static(b"iqn.2026-11.example:a") },
         ),
         ("passed", Message::Passed { stamp: b(5_000_000_007), verdict: Verdict::BadParameter(20) }),
+        ("ack-taken", Message::Ack(Ack { taken: a(47), ..ack })),
+        (
+            "ping-taken",
+            Message::Ping(Ping { ack: Ack { taken: b(48), ..ack }, sent_mono: 44, sent_wall: 45 }),
+        ),
         ("hello-with-run", Message::Hello(Hello { run: 77, ..hello() })),
         ("unmap-of-a-session", Message::Entry(of_session(b(5_000_000_004), Body::Unmap))),
         ("swap", Message::Entry(of_session(a(5_000_000_005), Body::Swap(Bytes::from(vec![0x5a; 1024]))))),

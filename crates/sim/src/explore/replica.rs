@@ -163,6 +163,7 @@ fn config(site: SiteId, rules: Rules) -> Config {
         max_offset: 500 * MS,
         lease: 400 * MS,
         wait_max: 1_000 * MS,
+        window_bytes: 1 << 20,
         reservation_bytes: 16 << 10,
     }
 }
