@@ -130,6 +130,32 @@ fn requests_that_cross_before_more_than_a_window_of_writes_are_answered() {
     }
 }
 
+/// A site that restarted executes nothing before it has back what it may have lost: before the resume is over.
+#[test]
+fn a_site_resumes_behind_a_request_and_more_than_a_window_of_writes() {
+    let mut pair = Pair::paired(Mode::Async);
+    ask(&mut pair, host(A, 1), 1, RESERVE);
+    pair.settle();
+    assert_eq!(verdict(&pair, A, 1), Some(Verdict::Done));
+    pair.restart(B, Mode::Async);
+    pair.engines[0].handle_nexus_lost(pair.now, host(A, 1));
+    pair.drain(A);
+    let writes = 2 * WINDOW_BYTES / 4096;
+    for op in 0..writes {
+        pair.write(A, 10 + op, op % 60, 1, 7);
+    }
+    pair.make_durable(A);
+    pair.connect();
+    for _ in 0..20 {
+        pair.settle();
+        pair.pass(10 * MS);
+    }
+    for site in SiteId::BOTH {
+        assert_eq!(pair.engines[site.index()].unacked(), (0, 0, None), "site {site}");
+    }
+    tables_are_equal(&pair);
+}
+
 /// A site whose journal is full needs the peer's ack to cut and so to make room; that ack waits for what the peer sends.
 #[test]
 fn a_site_that_turns_writes_away_has_its_request_acked_all_the_same() {

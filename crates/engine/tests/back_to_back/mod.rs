@@ -84,6 +84,20 @@ impl Pair {
         pair
     }
 
+    /// The site is started again with nothing but the checkpoint in its journal; the line is down.
+    pub fn restart(&mut self, site: SiteId, rules: impl Into<Rules>) {
+        let i = site.index();
+        self.engines[1 - i].handle_link_closed(self.now);
+        self.wire = [vec![], vec![]];
+        self.appended[i] = 0;
+        let checkpoint = self.engines[i].checkpoint(self.now);
+        let recovered = Recovered { journal: 100 + site as u64, checkpoint, reservations: vec![] };
+        self.engines[i] = Engine::new(config(site, rules.into()), &recovered, self.now);
+        self.engines[i].recovered(self.now);
+        self.drain(site);
+        self.make_durable(site);
+    }
+
     /// Connects both, and lets them come in step.
     pub fn connect(&mut self) {
         for site in SiteId::BOTH {
