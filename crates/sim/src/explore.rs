@@ -84,9 +84,10 @@ struct Explorer<'a> {
 }
 
 /// Planted bugs that an exploration must find, and the scenario that shows each.
-pub const PLANTED: [(Mutant, &str); 8] = [
+pub const PLANTED: [(Mutant, &str); 9] = [
     (Mutant::GrantBeforeAck, "reserve x reserve"),
     (Mutant::AckBeforeExecuted, "swap, reserve x write"),
+    (Mutant::WindowByExecuted, "narrow: reserve, lost x reserve, lost"),
     (Mutant::SkipRetry, "hand-over"),
     (Mutant::NewerReserveWins, "reserve x reserve"),
     (Mutant::JudgeNewest, "swap x write"),
@@ -248,8 +249,10 @@ fn news(command: &Command) -> String {
 }
 
 fn brief(message: &Message) -> String {
-    let ack =
-        |ack: &Ack| format!("durable {}, promise {}, in step {}", ack.durable, ack.promise, ack.resumed);
+    let ack = |ack: &Ack| {
+        let Ack { durable, taken, promise, resumed, destaged: _ } = ack;
+        format!("durable {durable}, taken {taken}, promise {promise}, in step {resumed}")
+    };
     match message {
         Message::Hello(hello) => {
             format!("Hello: run {}, has {} and {}", hello.run, hello.have[0], hello.have[1])

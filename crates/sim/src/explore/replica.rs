@@ -5,6 +5,7 @@
 //! modelled or left out; what surrounds it is: a journal that keeps entries in order, a store of zeros.
 
 use super::ask::{Ask, Told, VOLUME, told};
+use super::scenario::Scenario;
 use biplex_engine::engine::*;
 use biplex_engine::hold::TableKind;
 use biplex_engine::message::{Message, VolumeGeometry};
@@ -147,7 +148,8 @@ pub struct Replicas {
 /// `Now`, as something that has an order: wall and mono.
 type Clocks = (u64, u64);
 
-fn config(site: SiteId, rules: Rules) -> Config {
+fn config(site: SiteId, scenario: &Scenario) -> Config {
+    let rules = scenario.rules;
     let geometry =
         VolumeGeometry { id: VOLUME, name: "vol0".into(), lun: 0, blocks: 64, mode: rules.ordinal() };
     Config {
@@ -163,7 +165,7 @@ fn config(site: SiteId, rules: Rules) -> Config {
         max_offset: 500 * MS,
         lease: 400 * MS,
         wait_max: 1_000 * MS,
-        window_bytes: 1 << 20,
+        window_bytes: scenario.window_bytes,
         reservation_bytes: 16 << 10,
     }
 }
@@ -174,7 +176,7 @@ impl Replicas {
         &mut self,
         now: Now,
         site: SiteId,
-        rules: Rules,
+        scenario: &Scenario,
         checkpoint: Checkpoint,
         entries: &[u32],
     ) -> (u32, Vec<Order>) {
@@ -185,7 +187,7 @@ impl Replicas {
         }
         let journal = 100 + site as u64;
         let recovered = Recovered { journal, checkpoint, reservations: vec![] };
-        let mut engine = Engine::new(config(site, rules), &recovered, now);
+        let mut engine = Engine::new(config(site, scenario), &recovered, now);
         for number in entries {
             engine.recover_entry(self.entries.get(*number), place(*number));
         }

@@ -3,6 +3,7 @@
 use super::ask::Ask;
 use biplex_engine::SiteId;
 use biplex_engine::engine::{Mode, Rules};
+use biplex_engine::stream::WINDOW_BYTES_MAX;
 
 /// Everything that bounds an exploration.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Scenario {
     pub crashes: u8,
     /// Groups take time, and messages may also come together.
     pub fine: bool,
+    /// As in [`biplex_engine::engine::Config`].
+    pub window_bytes: u64,
 }
 
 /// A's clock ahead of B's, in milliseconds.
@@ -43,6 +46,7 @@ impl Scenario {
             cuts: 0,
             crashes: 0,
             fine: false,
+            window_bytes: WINDOW_BYTES_MAX,
         }
     }
 
@@ -67,6 +71,12 @@ impl Scenario {
     /// With groups that take time, and messages that may come together.
     pub fn finely(&self) -> Scenario {
         Scenario { fine: true, ..self.clone() }
+    }
+
+    /// Each site sends one entry ahead of what it knows to be off the line.
+    pub fn narrow(mut self) -> Scenario {
+        self.window_bytes = 1;
+        self
     }
 
     /// On a volume that is not sync, which has COMPARE AND WRITE and undoes what a reservation forbids (E4.1).
@@ -96,6 +106,8 @@ pub fn chosen() -> Vec<Scenario> {
         new("unit x extents", &[Reserve, Write(3, 1)], &[ReserveBlocks(2, 4), ReleaseBlocks]),
         new("reserve x reset", &[Reserve, Write(3, 1)], &[Reset, Write(3, 2)]),
         new("reserve x nexus lost", &[Reserve, Lost], &[Reserve, Write(3, 2)]),
+        // What follows a nexus that is lost waits behind its reserve, which the peer acks only when it has sent the same.
+        new("narrow: reserve, lost x reserve, lost", &[Reserve, Lost], &[Reserve, Lost]).narrow(),
         new("held x leave", &[Reserve, Leave], &[Reserve, Read(3)]).after(&[1, 0]),
         new("register, hold x register, hold", &[Register(1), Hold(1)], &[Register(2), Hold(2)]),
         registered("hold, write x hold, write", &[Hold(1), Write(3, 1)], &[Hold(2), Write(3, 2)]),

@@ -363,7 +363,7 @@ impl World {
         let now = clock(scenario, site, self.ticks);
         let checkpoint = *replicas.checkpoints.get(self.kept[i]);
         let entries: Vec<u32> = self.journals[i].clone();
-        let (engine, orders) = replicas.start(now, site, scenario.rules, checkpoint, &entries);
+        let (engine, orders) = replicas.start(now, site, scenario, checkpoint, &entries);
         self.engines[i] = engine;
         self.follow(replicas, site, orders)
     }
