@@ -367,21 +367,42 @@ impl Engine {
 
     /// Recovery is over: what was executed before the restart may have to wait for the peer now, but still binds.
     pub(crate) fn look_ahead(&mut self) {
-        for (id, volume) in &mut self.volumes {
-            let mut outlook = volume.ledger.live.clone();
-            for (stamp, _) in volume.ledger.pending.iter().filter(|(_, turn)| **turn == Turn::Control) {
-                if let Some(held) = self.entries[stamp.site.index()].get(stamp)
-                    && let HeldBody::Control(request) = &held.body
-                    && held.volume == *id
-                {
-                    let nexus = held.nexus(stamp.site);
-                    if let Some(kept) = Kept::of(volume.rules, request) {
-                        outlook.apply_within(self.config.reservation_bytes, *stamp, nexus, &kept);
-                    }
-                }
+        let outlooks: Vec<_> = self.volumes.keys().map(|id| (*id, self.outlook(*id))).collect();
+        for (id, outlook) in outlooks {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.ledger.outlook = outlook;
             }
-            volume.ledger.outlook = (outlook != volume.ledger.live).then_some(outlook);
         }
+    }
+
+    /// A request was executed: what is still ahead of those that recovery found? Others may have come in between, such as
+    /// a release at the other site of what a recovered one reserves.
+    pub(crate) fn look_anew(&mut self, id: VolumeId) {
+        let ahead = |volume: &crate::engine::Volume| volume.ledger.outlook.is_some();
+        if self.volumes.get(&id).is_some_and(ahead) {
+            let outlook = self.outlook(id);
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.ledger.outlook = outlook;
+            }
+        }
+    }
+
+    /// The reservations after all requests that recovery found and that still wait, if that makes a difference.
+    fn outlook(&self, id: VolumeId) -> Option<Reservations> {
+        let volume = self.volumes.get(&id)?;
+        let mut outlook = volume.ledger.live.clone();
+        for (stamp, _) in volume.ledger.pending.iter().filter(|(_, turn)| **turn == Turn::Control) {
+            if let Some(held) = self.entries[stamp.site.index()].get(stamp)
+                && let HeldBody::Control(request) = &held.body
+                && held.volume == id
+                && held.append == AppendSeq(0)
+                && let Some(kept) = Kept::of(volume.rules, request)
+            {
+                let limit = self.config.reservation_bytes;
+                outlook.apply_within(limit, *stamp, held.nexus(stamp.site), &kept);
+            }
+        }
+        (outlook != volume.ledger.live).then_some(outlook)
     }
 
     /// Whether facts wait to be put on the stream.
@@ -433,9 +454,7 @@ impl Engine {
         };
         if done && let Some(volume) = self.volumes.get_mut(&id) {
             volume.ledger.pending.remove(&stamp);
-            if volume.ledger.last_request().is_none() {
-                volume.ledger.outlook = None;
-            }
+            self.look_anew(id);
         }
         done
     }

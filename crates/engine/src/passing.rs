@@ -144,6 +144,7 @@ impl Engine {
         let away = volume.doors.drop_all(|knock| !matches!(knock.wish, Wish::Control(_)));
         let name = volume.geometry.name.clone();
         away.into_iter().for_each(|op| self.refuse(op, Outcome::Busy));
+        self.look_anew(id);
         let text =
             format!("volume {name}: {} by {nexus}, stamp {stamp}: its unit: {verdict}", request.name());
         self.notice(Severity::Info, text);

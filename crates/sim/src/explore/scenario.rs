@@ -246,6 +246,7 @@ pub fn small() -> Vec<Scenario> {
     // The line breaks, or a site, where it matters most.
     let of = |name: &str| chosen().into_iter().filter(|s| s.name == name).collect::<Vec<Scenario>>();
     all.extend(of("hand-over").iter().map(|s| s.clocks(5).with(0, 1, 0)));
+    all.extend(of("hand-over").iter().map(|s| s.with(0, 0, 1)));
     all.extend(of("reserve x reserve").iter().map(|s| s.with(0, 0, 1)));
     all.extend(of("reserve x reserve").iter().map(|s| s.with(1, 0, 0).finely()));
     all
