@@ -16,7 +16,7 @@ use crate::tls;
 use biplex_engine::{BLOCK_BYTES, SiteId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_site::unit::UnitAddress;
-use biplex_site::{ChapConfig, Reservations, Rules, SiteConfig, TableKind, VolumeConfig, WINDOW_BYTES_MAX};
+use biplex_site::{ChapConfig, Rules, SiteConfig, TableKind, VolumeConfig, WINDOW_BYTES_MAX};
 use quantity::{SIZE_REMEDY, TIME_REMEDY, parse_size, parse_time};
 use raw::{RawChap, RawConfig, RawIscsi, RawLink, RawTls, RawVolume, Text};
 use std::collections::BTreeMap;
@@ -92,14 +92,12 @@ pub struct Volume {
     pub lun: u16,
     /// Size in bytes.
     pub bytes: u64,
-    /// Completion mode, and what it says of reservations and COMPARE AND WRITE.
+    /// Completion mode, who keeps reservations, and what it says of COMPARE AND WRITE.
     pub rules: Rules,
     /// Backing store: a file or a block device; of a SCSI unit the URL without the secret.
     pub store: PathBuf,
     /// The SCSI unit that is the store.
     pub unit: Option<UnitAddress>,
-    /// Who keeps hosts' reservations.
-    pub reservations: Reservations,
     /// Serial number, if configured.
     pub serial: Option<String>,
 }
@@ -200,8 +198,7 @@ impl Config {
                 naa,
                 blocks: volume.bytes / BLOCK_BYTES,
             };
-            let (store, reservations) = (volume.unit.clone(), volume.reservations);
-            VolumeConfig { unit, rules: volume.rules, store, reservations }
+            VolumeConfig { unit, rules: volume.rules, store: volume.unit.clone() }
         });
         SiteConfig {
             site: self.site,
@@ -551,7 +548,7 @@ impl<'a> Reading<'a> {
                 Some(unit) => PathBuf::from(unit.to_string()),
                 None => self.path(&volume.store),
             };
-            let reservations = self.reservations(volume.reservations.as_ref(), unit.is_some());
+            let on_disk = self.kept_by_disk(volume.reservations.as_ref(), unit.is_some());
             self.only_once(&mut names, name.clone(), "name", &volume.name.span());
             self.only_once(&mut luns, lun.to_string(), "lun", &volume.lun.span());
             let plain = if unit.is_some() { store.clone() } else { plain_path(&store) };
@@ -568,10 +565,10 @@ impl<'a> Reading<'a> {
             }
             let bytes = self.volume_bytes(&volume.size);
             let mut rules = self.rules(&volume);
-            rules.disk = reservations == Reservations::Disk;
+            rules.disk = on_disk;
             self.refuse_discard_on_disk(&mut rules, &volume);
             let serial = volume.serial.as_ref().map(|serial| self.serial(serial));
-            result.push(Volume { name, lun, bytes, rules, store, unit, reservations, serial });
+            result.push(Volume { name, lun, bytes, rules, store, unit, serial });
         }
         result
     }

@@ -7,7 +7,7 @@ use crate::scenario::Scenario;
 use biplex_engine::{SiteId, Stamp, VolumeId};
 use biplex_front::TaskId;
 use biplex_front::scsi::{PortConfig, UnitConfig};
-use biplex_site::{Event, Reservations, Site, SiteConfig, VolumeConfig};
+use biplex_site::{Event, Site, SiteConfig, VolumeConfig};
 use biplex_store::{Device, DiskTicket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -171,12 +171,7 @@ fn config(id: SiteId, scenario: &Scenario) -> SiteConfig {
         portal: "127.0.0.1:3260".to_owned(),
         chap: None,
         volumes: volumes
-            .map(|(i, plan)| VolumeConfig {
-                unit: unit(i, plan.blocks),
-                rules: plan.rules,
-                store: None,
-                reservations: Reservations::Table,
-            })
+            .map(|(i, plan)| VolumeConfig { unit: unit(i, plan.blocks), rules: plan.rules, store: None })
             .collect(),
         hold_time: scenario.hold_time,
         hold_every: scenario.hold_every,

@@ -205,18 +205,6 @@ pub struct VolumeConfig {
     pub rules: Rules,
     /// The SCSI unit that is its store; `None`: a disk of the site, reached by [`Action::Disk`].
     pub store: Option<UnitAddress>,
-    /// Who keeps hosts' reservations.
-    pub reservations: Reservations,
-}
-
-/// Who keeps hosts' reservations of a volume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Reservations {
-    /// The pair's own table.
-    #[default]
-    Table,
-    /// The unit that is the volume's store (E5.1).
-    Disk,
 }
 
 /// CHAP (RFC 7143 12.1.3).

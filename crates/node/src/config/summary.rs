@@ -2,7 +2,7 @@
 
 use super::quantity::{show_size, show_time};
 use super::{Config, Volume, rules};
-use biplex_site::{Mode, Reservations, TableKind};
+use biplex_site::{Mode, TableKind};
 use biplex_store::Layout;
 use std::fmt::Write;
 
@@ -73,7 +73,7 @@ pub fn describe(config: &Config) -> String {
         ),
     );
     line("admin", config.admin_socket.display().to_string());
-    for Volume { name, lun, bytes, rules: of, store, unit: _, reservations, serial } in &config.volumes {
+    for Volume { name, lun, bytes, rules: of, store, unit: _, serial } in &config.volumes {
         let (own_serial, naa) = super::identity::unit_identity(&config.target, name, serial.as_deref());
         line(
             "volume",
@@ -84,7 +84,7 @@ pub fn describe(config: &Config) -> String {
                 store.display()
             ),
         );
-        if *reservations == Reservations::Disk {
+        if of.disk {
             line("", "reservations of hosts are kept by the store's SCSI unit".to_owned());
         }
         line("", format!("serial {own_serial}, naa.{naa:016x} (both sites must show the same)"));

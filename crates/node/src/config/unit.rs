@@ -3,8 +3,8 @@
 
 use super::raw::Text;
 use super::{Reading, check_iscsi_name};
+use biplex_site::ChapConfig;
 use biplex_site::unit::UnitAddress;
-use biplex_site::{ChapConfig, Reservations};
 use std::net::Ipv6Addr;
 
 const SCHEME: &str = "iscsi://";
@@ -24,22 +24,22 @@ impl Reading<'_> {
         }
     }
 
-    /// `reservations` of a volume.
-    pub(super) fn reservations(&mut self, text: Option<&Text>, on_unit: bool) -> Reservations {
+    /// `reservations` of a volume: whether its store keeps them.
+    pub(super) fn kept_by_disk(&mut self, text: Option<&Text>, on_unit: bool) -> bool {
         match text.map(|text| (text, text.get_ref().as_str())) {
-            None | Some((_, "pair")) => Reservations::Table,
-            Some((_, "disk")) if on_unit => Reservations::Disk,
+            None | Some((_, "pair")) => false,
+            Some((_, "disk")) if on_unit => true,
             Some((text, "disk")) => {
                 let what = "reservations = \"disk\" needs a store that keeps reservations: a SCSI unit";
                 let remedy = "name a store = \"iscsi://…\", or say reservations = \"pair\" (the pair's own)";
                 self.mistake(text.span(), what, remedy);
-                Reservations::Table
+                false
             }
             Some((text, other)) => {
                 let what = format!("reservations cannot be \"{other}\"");
                 let remedy = "say \"pair\" (the pair keeps them, the default) or \"disk\" (the store's SCSI unit does)";
                 self.mistake(text.span(), what, remedy);
-                Reservations::Table
+                false
             }
         }
     }

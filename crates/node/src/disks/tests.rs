@@ -5,7 +5,7 @@ use super::open::StateLock;
 use super::*;
 use crate::config::Volume;
 use crate::mailbox::{Mailbox, mailbox};
-use biplex_site::{Mode, Reservations, Rules};
+use biplex_site::{Mode, Rules};
 use biplex_store::{Disk, PAGE_BYTES};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,7 +21,6 @@ fn volume(directory: &Path) -> Volume {
         rules: Rules::of(Mode::Sync),
         store,
         unit: None,
-        reservations: Reservations::Table,
         serial: None,
     }
 }

@@ -1,0 +1,248 @@
+//! Two sites whose units keep the reservations (E5.1, E5.2), in random orders of everything that can come in another
+//! order: the line, each connection with each unit, and time; with units that lose all their connections.
+
+mod back_to_back;
+
+use back_to_back::{MS, Pair, SECOND, nexus, write};
+use biplex_engine::reserve::{PersistentKind, Request, Verdict};
+use biplex_engine::{Nexus, SiteId};
+use biplex_front::{Command, Completion, Failure, TaskId};
+use biplex_site::{Mode, Rules};
+use std::collections::BTreeMap;
+
+const KIND: PersistentKind = PersistentKind::WriteExclusive;
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+}
+
+struct Play {
+    pair: Pair,
+    random: Random,
+    hosts: [Nexus; 4],
+    step: u64,
+    /// Asked and not answered: who, what, when.
+    asked: BTreeMap<TaskId, (Nexus, Command, u64)>,
+    /// Who was told that it reserved the unit, and when; none once anybody asked for what may end that.
+    holder: Option<(Nexus, u64)>,
+    /// The last step in which something was asked, or happened, that may end a reservation.
+    ended: u64,
+    counts: BTreeMap<&'static str, u32>,
+}
+
+impl Play {
+    fn new(seed: u64, mode: Mode) -> Play {
+        let (a, b) = (SiteId::A, SiteId::B);
+        Play {
+            pair: Pair::paired(Rules { disk: true, ..Rules::of(mode) }),
+            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            hosts: [nexus(a, 1), nexus(a, 2), nexus(b, 3), nexus(b, 4)],
+            step: 0,
+            asked: BTreeMap::new(),
+            holder: None,
+            ended: 0,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn ends(&mut self) {
+        (self.holder, self.ended) = (None, self.step);
+    }
+
+    fn ask(&mut self, host: Nexus, command: Command) {
+        if let Command::Control { request } = &command {
+            let may_end = match request {
+                Request::Release { .. } | Request::ReleasePersistent { .. } => {
+                    self.holder.is_none_or(|(holder, _)| holder == host)
+                }
+                Request::Clear { .. } | Request::Preempt { .. } | Request::Reset(_) => true,
+                _ => false,
+            };
+            if may_end {
+                self.ends();
+            }
+        }
+        let task = self.pair.submit(host, command.clone());
+        self.asked.insert(task, (host, command, self.step));
+    }
+
+    /// Takes the answers, and judges those that a reservation bears on.
+    fn hear(&mut self) {
+        for index in 0..2 {
+            for (task, completion) in std::mem::take(&mut self.pair.places[index].answers) {
+                let (host, command, since) = self.asked.remove(&task).expect("asked, and answered once");
+                let reserves = matches!(
+                    command,
+                    Command::Control { request: Request::Reserve { .. } | Request::ReservePersistent { .. } }
+                );
+                match completion {
+                    Completion::Verdict(Verdict::Done) if reserves => {
+                        self.count("granted");
+                        // One that was asked before may have been granted before, and be over.
+                        if let Some((holder, told)) = self.holder
+                            && holder != host
+                            && told < since
+                        {
+                            let words = self.told();
+                            panic!(
+                                "step {}: {host} was granted what {holder} holds since step {told}\n{words}",
+                                self.step
+                            );
+                        }
+                        // What may have ended it was perhaps executed after it.
+                        if since > self.ended {
+                            self.holder.get_or_insert((host, self.step));
+                        }
+                    }
+                    Completion::Done if matches!(command, Command::Write { .. }) => {
+                        self.count("written");
+                        if let Some((holder, told)) = self.holder
+                            && holder != host
+                            && told < since
+                        {
+                            panic!("step {}: {host} wrote what {holder} holds since step {told}", self.step);
+                        }
+                    }
+                    Completion::Failed(Failure::Conflict) | Completion::Verdict(Verdict::Conflict) => {
+                        self.count("kept out");
+                    }
+                    _ => self.count("other"),
+                }
+            }
+        }
+    }
+
+    /// The last words of both sites.
+    fn told(&self) -> String {
+        let of = |index: usize| {
+            let all = &self.pair.places[index].notices;
+            all[all.len().saturating_sub(20)..].join("\n  ")
+        };
+        format!("A:\n  {}\nB:\n  {}", of(0), of(1))
+    }
+
+    fn act(&mut self, persistent: bool) {
+        let host = self.hosts[self.random.below(4)];
+        let key = host.host.0;
+        let control = |request| Command::Control { request };
+        let whole = || Request::Reserve { third_party: None, extents: None };
+        match self.random.below(100) {
+            0..25 => self.ask(host, write(host.host.0, self.step as u8)),
+            25..50 if persistent => self.ask(host, control(Request::ReservePersistent { key, kind: KIND })),
+            50..70 if persistent => self.ask(host, control(Request::ReleasePersistent { key, kind: KIND })),
+            70..75 if persistent => {
+                let victim = self.hosts[self.random.below(4)].host.0;
+                self.ask(host, control(Request::Preempt { key, victim, kind: KIND, abort: false }));
+            }
+            75..90 if persistent => self.ask(host, control(register(key))),
+            25..55 => self.ask(host, control(whole())),
+            55..80 => self.ask(host, control(Request::Release { third_party: None, extents: None })),
+            80..88 => {
+                self.ends();
+                self.pair.lose(host);
+                self.count("hosts lost");
+            }
+            88..91 => {
+                // What was asked before is under way meanwhile. Who reserved after this may lose it by this: so nobody does
+                // until the pair has done with it.
+                self.pair.drop_unit(self.random.below(2));
+                self.pair.pass(3 * SECOND);
+                self.ends();
+                self.count("units lost");
+            }
+            _ => self.ask(host, Command::Flush),
+        }
+    }
+
+    fn run(&mut self, persistent: bool, steps: u64) {
+        for step in 1..=steps {
+            self.step = step;
+            match self.random.below(10) {
+                0 if self.asked.len() < 12 => self.act(persistent),
+                0..3 => self.pair.tick(MS / 10),
+                _ => {
+                    let lanes = self.pair.lanes();
+                    match lanes.len() {
+                        0 => self.act(persistent),
+                        count => self.pair.deliver(lanes[self.random.below(count)]),
+                    }
+                }
+            }
+            self.hear();
+        }
+        // Everything arrives, and whoever waits for what will not come is told so.
+        for _ in 0..60 {
+            self.pair.pass(SECOND / 2);
+            self.hear();
+        }
+    }
+
+    /// At rest: all is answered, and what the one unit has of a nexus the other has as well.
+    fn judge_rest(&self) {
+        assert!(self.asked.is_empty(), "not answered: {:?}", self.asked);
+        let has = |index: usize, site, host| {
+            self.pair.places[index].array.as_ref().expect("a unit").has(site, host)
+        };
+        for host in self.hosts {
+            let (a, b) = (has(0, SiteId::A, host), has(1, SiteId::B, host));
+            assert_eq!(a, b, "{host}: at A and at B: by SCSI-2, persistent, key");
+        }
+    }
+}
+
+fn register(key: u64) -> Request {
+    Request::Register {
+        key: None,
+        new_key: key,
+        aptpl: false,
+        all_ports: false,
+        name: "iqn.2026-11.example:host".into(),
+        also: Vec::new(),
+    }
+}
+
+fn sweep(persistent: bool) {
+    let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
+    for seed in 1..=40 {
+        let mode = if seed % 2 == 0 { Mode::Sync } else { Mode::Async };
+        let played = std::panic::catch_unwind(|| {
+            let mut play = Play::new(seed, mode);
+            if persistent {
+                for host in play.hosts {
+                    play.ask(host, Command::Control { request: register(host.host.0) });
+                }
+            }
+            play.run(persistent, 1500);
+            play.judge_rest();
+            play.counts
+        });
+        let found = played.unwrap_or_else(|_| panic!("seed {seed}, {mode:?}, persistent: {persistent}"));
+        found.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+    }
+    println!("persistent: {persistent}: {counts:?}");
+    for what in ["granted", "written", "kept out", "units lost"] {
+        assert!(counts.get(what).is_some_and(|count| *count > 20), "{what}: nothing was judged: {counts:?}");
+    }
+}
+
+#[test]
+fn units_reserved_by_scsi2_keep_out_at_both_sites_and_end_alike() {
+    sweep(false);
+}
+
+#[test]
+fn units_reserved_by_registrants_keep_out_at_both_sites_and_end_alike() {
+    sweep(true);
+}
