@@ -571,7 +571,7 @@ impl Engine {
         };
         let claim = claim.filter(|_| !self.order.passes.take_difference(stamp));
         let mut knock_again = None;
-        if let (Some((nexus, request)), Some(volume)) = (claim, self.volumes.get_mut(&id))
+        if let (Some((nexus, request)), Some(volume)) = (claim, self.volumes.get(&id))
             && verdict == Verdict::Conflict
             && !planted(Mutant::SkipRetry)
         {
@@ -583,7 +583,10 @@ impl Engine {
             if would {
                 knock_again = Some(Knock { op, nexus, deadline, wish: Wish::Control(request) });
             } else if first.is_none()
-                && let Some(last) = volume.ledger.last_request()
+                && let Some(last) = match volume.rules.disk {
+                    true => self.last_that_frees(id),
+                    false => volume.ledger.last_request(),
+                }
             {
                 let stage = Stage { turn: Some((id, last)), ..Stage::default() };
                 let then =

@@ -266,6 +266,19 @@ impl Engine {
         }
     }
 
+    /// The last known request of a volume that is not executed and may end a reservation. Only for such a one does a
+    /// refused reserve start over: two that waited for each other would do so for ever.
+    pub(crate) fn last_that_frees(&self, id: VolumeId) -> Option<Stamp> {
+        let pending = self.volumes.get(&id)?.ledger.pending.keys().rev();
+        pending.copied().find(|stamp| {
+            let held = self.entries[stamp.site.index()].get(stamp);
+            held.is_some_and(|held| match &held.body {
+                HeldBody::Control(request) => held.volume == id && request.may_free(),
+                HeldBody::Data(_) | HeldBody::Fill(_) | HeldBody::Unmap | HeldBody::Swap(_) => false,
+            })
+        })
+    }
+
     /// A nexus that a host has with the unit here was lost, and with it what it reserved by SCSI-2, at this unit alone.
     /// That must not stand at the other: for the pair it is a reset of the unit, told to all (SAM-5 6.3.3).
     pub fn handle_unit_lost(&mut self, now: Now, id: VolumeId) {

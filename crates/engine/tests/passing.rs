@@ -204,3 +204,29 @@ fn a_nexus_that_ends_and_a_store_that_lost_one_release_at_both() {
         assert!(matches!(&all[..], [(_, _, Request::Reset(Reset::Unit))]), "{all:?}");
     }
 }
+
+#[test]
+fn reserves_that_all_are_refused_do_not_wait_for_each_other() {
+    let store = |_: SiteId, request: &Request| match request {
+        Request::Reserve { .. } => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let mut pair = paired();
+    let hosts = [host(A, 1), host(A, 2), host(B, 3), host(B, 4)];
+    for (op, nexus) in (1..).zip(hosts) {
+        ask(&mut pair, nexus, op, RESERVE);
+    }
+    let mut passed = [0, 0];
+    for _ in 0..40 {
+        pair.settle();
+        for site in SiteId::BOTH {
+            passed[site.index()] += asked(&pair, site).len();
+            answer(&mut pair, site, &store);
+        }
+        pair.pass(2 * MS);
+    }
+    assert_eq!(passed, [4, 4], "each is asked once");
+    for (op, nexus) in (1..).zip(hosts) {
+        assert_eq!(pair.outcome(nexus.site, op), Some(Outcome::Verdict(Verdict::Conflict)), "{nexus}");
+    }
+}

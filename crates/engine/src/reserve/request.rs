@@ -334,6 +334,22 @@ impl Registrant {
 }
 
 impl Request {
+    /// Whether others may reserve after it what they could not before.
+    pub fn may_free(&self) -> bool {
+        match self {
+            Request::Release { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::Reset(_)
+            | Request::NexusLost
+            | Request::SiteStarted { .. } => true,
+            Request::Register { new_key, .. } => *new_key == 0,
+            Request::Reserve { .. } | Request::ReservePersistent { .. } | Request::SetModes(_) => false,
+        }
+    }
+
     /// Bytes that travel and are journaled, as `format` spells it.
     pub fn stored_bytes(&self) -> usize {
         let more = match self {
