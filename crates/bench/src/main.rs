@@ -227,8 +227,8 @@ fn reservations(
     let tgt = match tgt::find() {
         Some(_) => {
             let tgt = Tgt::start(directory, 32 << 20)?;
-            let disk = cases::tgt_disk(&tgt, 32 << 20)?;
-            Some(reserving::requests(&disk, rounds)?)
+            let mut disk = cases::tgt_disk(&tgt, 32 << 20)?;
+            Some(reserving::requests(&mut disk, rounds)?)
         }
         None => None,
     };

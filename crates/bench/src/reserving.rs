@@ -90,8 +90,9 @@ pub struct Took {
     p99: f64,
 }
 
-/// How long each request takes at `disk`, one after the other; `None` for one that it does not know.
-pub fn requests(disk: &HostDisk, rounds: usize) -> anyhow::Result<Vec<Option<Took>>> {
+/// How long each request takes at `disk`, one after the other; `None` for one that it does not know. What they write over is
+/// written anew afterwards.
+pub fn requests(disk: &mut HostDisk, rounds: usize) -> anyhow::Result<Vec<Option<Took>>> {
     let mut session = disk.session()?;
     let mut taken = Vec::new();
     for _ in REQUESTS {
@@ -111,6 +112,7 @@ pub fn requests(disk: &HostDisk, rounds: usize) -> anyhow::Result<Vec<Option<Too
         }
     }
     session.close();
+    disk.fill()?;
     let took = |latency: Histogram<u64>| Took {
         p50: latency.value_at_quantile(0.5) as f64,
         p99: latency.value_at_quantile(0.99) as f64,
