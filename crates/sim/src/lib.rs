@@ -9,14 +9,14 @@
 //!   *Polite* weather ends: then the pair must come to rest within bounded time, in step, with equal stores, and must
 //!   still show the same bytes after both lose power. *Cruel* weather does not end; only safety is judged.
 //! * [`world`] moves it all on; [`fault`] breaks it; [`disk`], [`link`], [`clock`] and [`host`] are its parts.
-//!   reservations keep out, [`demands`] what requests must bring for the hosts, [`ending`] what a loss of power leaves.
 //! * [`claims`] is what hosts do about reservations, [`handover`] a script of its own for FIG. 22/23.
 //! * [`explore`] takes no dice: it tries every order of a few commands through two engines alone.
 //! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins, [`exclusion`] what
-//! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins.
+//!   reservations keep out, [`demands`] what requests must bring for the hosts, [`ending`] what a loss of power leaves.
 //! * [`mutants`] shows for every planted bug which check sees it.
 //!
 //! # What is not modelled
+//! * SCSI units as stores, and reservations that they keep: `site/tests/passing.rs` plays those in random orders.
 //! * Silent corruption: no disk returns bytes other than those written, and no bit flips on the line (TLS and the
 //!   records' checksums are tested elsewhere). A sector is written whole or not at all.
 //! * Damage of a journal before its tail, and failing reads while a site recovers. A recovery may lose power, though.
