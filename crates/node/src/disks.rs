@@ -7,11 +7,12 @@
 //!            AppendDurable ──▶ io_uring ────────┬──▶ reaped by the core
 //!            or, without one ▶ journal thread ──┼──▶ letter to the core
 //! core ──op──┤ Read ─ RWF_NOWAIT ─ hit ─────────┼──▶ answered on the spot
-//!            └ all else ─▶ pool (4 threads) ────┴──▶ letter to the core
+//!            └ all else ─▶ pool (`pool.rs`) ────┴──▶ letter to the core
 //! ```
 
 pub mod file_disk;
 pub mod open;
+mod pool;
 mod ring;
 mod work;
 
@@ -20,16 +21,14 @@ use crate::mailbox::{Letter, Sender};
 use crate::path;
 use biplex_engine::VolumeId;
 use biplex_store::{Device, DiskError, DiskOp, DiskResult, DiskTicket, PageBuf};
-use bytes::Bytes;
 use open::{JournalFile, StoreFile};
+use pool::{Job, Pool, Target};
 use ring::RingAppender;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-
-/// Threads that serve what is not the journal's append.
-pub const POOL_THREADS: usize = 4;
+use work::Work;
 
 /// An answer that is owed for an order. Dropped unanswered (its thread died) it answers with an error.
 struct Owed {
@@ -60,32 +59,6 @@ struct Append {
     pages: PageBuf,
 }
 
-/// An order for the pool.
-struct Job {
-    owed: Owed,
-    target: Target,
-    work: Work,
-}
-
-#[derive(Clone)]
-enum Target {
-    Journal(Arc<JournalFile>),
-    Store(Arc<StoreFile>),
-}
-
-enum Work {
-    Read { offset: u64, len: u32 },
-    Write { offset: u64, data: Vec<Bytes> },
-    Zero { offset: u64, len: u64 },
-    Sync,
-}
-
-/// Jobs that wait for a thread; `None` once the daemon ends.
-struct Queue {
-    jobs: Mutex<Option<VecDeque<Job>>>,
-    ready: Condvar,
-}
-
 /// Who carries out the journal's appends.
 enum Appends {
     Ring(Box<RingAppender>),
@@ -98,8 +71,8 @@ pub struct Disks {
     journal: Arc<JournalFile>,
     stores: BTreeMap<VolumeId, Arc<StoreFile>>,
     appends: Option<Appends>,
-    queue: Arc<Queue>,
-    threads: Vec<JoinHandle<()>>,
+    pool: Pool,
+    journal_thread: Option<JoinHandle<()>>,
 }
 
 impl Disks {
@@ -127,22 +100,18 @@ impl Disks {
         let on_disk = config.volumes.iter().filter(|volume| volume.unit.is_none());
         let ids = on_disk.map(|volume| identity::volume_id(&volume.name));
         let stores = ids.zip(stores.into_iter().map(Arc::new)).collect();
-        let queue = Arc::new(Queue { jobs: Mutex::new(Some(VecDeque::new())), ready: Condvar::new() });
-        let mut threads = Vec::with_capacity(POOL_THREADS + 1);
+        let mut journal_thread = None;
         let appends = match ring {
             Some(ring) => Appends::Ring(Box::new(ring)),
             None => {
                 let (appends, orders) = mpsc::channel();
                 let file = journal.clone();
-                threads.push(named("biplex-journal", move || run_journal(&file, &orders))?);
+                journal_thread = Some(named("biplex-journal", move || run_journal(&file, &orders))?);
                 Appends::Thread(appends)
             }
         };
-        for number in 0..POOL_THREADS {
-            let queue = queue.clone();
-            threads.push(named(&format!("biplex-disk-{number}"), move || run_pool(&queue))?);
-        }
-        Ok(Disks { sender, journal, stores, appends: Some(appends), queue, threads })
+        let pool = Pool::start()?;
+        Ok(Disks { sender, journal, stores, appends: Some(appends), pool, journal_thread })
     }
 
     /// Becomes readable when an append ends, if a ring carries them out.
@@ -189,38 +158,26 @@ impl Disks {
         let target = match device {
             Device::Journal => Target::Journal(self.journal.clone()),
             Device::Volume(volume) => match self.stores.get(&volume) {
-                Some(store) => Target::Store(store.clone()),
+                Some(store) => Target::Store(volume, store.clone()),
                 None => return Some(Err(DiskError { message: format!("no store for volume {volume}") })),
             },
         };
-        if let (Target::Store(store), Work::Read { offset, len }) = (&target, &work)
+        if let (Target::Store(_, store), Work::Read { offset, len }) = (&target, &work)
             && let Some(result) = work::read_cached(store, *offset, *len)
         {
             return Some(result);
         }
-        let job = Job { owed: owed(&self.sender), target, work };
-        if let Ok(mut jobs) = self.queue.jobs.lock()
-            && let Some(jobs) = jobs.as_mut()
-        {
-            jobs.push_back(job);
-            self.queue.ready.notify_one();
-        }
+        self.pool.push(Job { owed: owed(&self.sender), target, work });
         None
     }
 }
 
 impl Drop for Disks {
-    /// Lets the threads finish what they have and ends them.
+    /// Lets the journal's thread finish what it has; the pool does so itself.
     fn drop(&mut self) {
         self.appends = None;
-        if let Ok(mut jobs) = self.queue.jobs.lock() {
-            *jobs = None;
-        }
-        self.queue.ready.notify_all();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a disk thread panicked");
-            }
+        if self.journal_thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the journal's thread panicked");
         }
     }
 }
@@ -236,26 +193,6 @@ fn run_journal(journal: &JournalFile, orders: &mpsc::Receiver<Append>) {
         path::mark("append-durable");
         drop(pages);
         owed.answer(result);
-    }
-}
-
-fn run_pool(queue: &Queue) {
-    while let Some(Job { owed, target, work }) = next_job(queue) {
-        let result = match target {
-            Target::Journal(journal) => work::on_journal(&journal, work),
-            Target::Store(store) => work::on_store(&store, work),
-        };
-        owed.answer(result);
-    }
-}
-
-fn next_job(queue: &Queue) -> Option<Job> {
-    let mut jobs = queue.jobs.lock().ok()?;
-    loop {
-        if let Some(job) = jobs.as_mut()?.pop_front() {
-            return Some(job);
-        }
-        jobs = queue.ready.wait(jobs).ok()?;
     }
 }
 

@@ -246,3 +246,37 @@ fn a_missing_or_misfit_store_is_refused_with_a_remedy() {
     let refused = StoreFile::open(&volume(directory.path()), true).err().expect("short").to_string();
     assert!(refused.contains("has 100 bytes"), "{refused}");
 }
+
+#[test]
+fn changes_of_a_store_are_made_in_the_order_they_came() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut disks, letters, device) = disks(directory.path());
+    let mut expected = vec![0; STORE_BYTES as usize];
+    for ticket in 0..2000u64 {
+        // Each covers some of those before it, so that only the right order leaves what is expected.
+        let (from, byte) = ((ticket * 7 % 40) as usize * 512, ticket as u8);
+        let (op, filled) = match ticket % 10 {
+            9 => (DiskOp::Zero { device, offset: from as u64, len: 4096 }, (from..from + 4096, 0)),
+            _ => {
+                let data = vec![Bytes::from(vec![byte; 1024])];
+                (DiskOp::Write { device, offset: from as u64, data }, (from..from + 1024, byte))
+            }
+        };
+        expected[filled.0].fill(filled.1);
+        assert_eq!(disks.order(DiskTicket(ticket), op), None);
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut answered = Vec::new();
+    while answered.len() < 2000 && Instant::now() < until {
+        match letters.next() {
+            Some(Letter::DiskDone(ticket, result)) => {
+                assert_eq!(result, Ok(Bytes::new()));
+                answered.push(ticket.0);
+            }
+            Some(_) => panic!("not a disk's letter"),
+            None => std::thread::yield_now(),
+        }
+    }
+    assert_eq!(answered, (0..2000).collect::<Vec<_>>());
+    assert!(std::fs::read(directory.path().join("vol0.img")).expect("read") == expected);
+}

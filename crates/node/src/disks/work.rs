@@ -1,7 +1,6 @@
 //! Answers for the system calls behind disk orders. Short reads and writes are finished or are errors; every error
 //! names the file, the order and what the operating system said.
 
-use super::Work;
 use super::open::{JournalFile, StoreFile};
 use biplex_store::{DiskError, DiskResult, PAGE_BYTES, PageBuf};
 use bytes::{Buf, Bytes};
@@ -16,6 +15,25 @@ use std::sync::atomic::Ordering;
 const PIECES_MAX: usize = 256;
 /// Bytes of zeros written at a time where holes cannot be punched.
 const ZEROS_BYTES: usize = 1 << 20;
+
+/// What is to be done with a file.
+pub enum Work {
+    /// Read `len` bytes.
+    Read { offset: u64, len: u32 },
+    /// Write the pieces one behind the other.
+    Write { offset: u64, data: Vec<Bytes> },
+    /// Have `len` bytes read as zeros.
+    Zero { offset: u64, len: u64 },
+    /// Have all that was written before durable.
+    Sync,
+}
+
+impl Work {
+    /// Whether the file's bytes change by it.
+    pub fn changes(&self) -> bool {
+        matches!(self, Work::Write { .. } | Work::Zero { .. })
+    }
+}
 
 /// The error of an order.
 pub fn failed(path: &Path, what: &str, offset: u64, error: impl std::fmt::Display) -> DiskError {
