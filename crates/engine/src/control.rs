@@ -96,11 +96,11 @@ pub(crate) struct Order {
     /// This run has said that it began.
     started: bool,
     /// Judged swaps whose verdicts are not in the journal.
-    pub unrecorded: BTreeSet<Stamp>,
+    pub unrecorded: BTreeMap<Stamp, Verdict>,
     /// Verdicts on their way into the journal.
     pub recording: VecDeque<(AppendSeq, Stamp)>,
-    /// Verdicts that recovery found.
-    pub found: BTreeMap<Stamp, bool>,
+    /// Verdicts that recovery found, of swaps and of what units executed.
+    pub found: BTreeMap<Stamp, Verdict>,
     /// Monotonic time at which blocks that could not be read for judging are read again.
     pub retry_at: Option<u64>,
     /// The newest writes that were undone.
@@ -220,13 +220,17 @@ impl Engine {
         if !self.order.owed.is_empty() {
             return self.refuse(op, Outcome::Busy);
         }
-        let volumes = self.volumes.iter();
-        let last = volumes.map(|(id, volume)| (volume.ledger.own_last, *id)).max();
-        let stage = match last {
-            Some((stamp, id)) => Stage { ack: Some(stamp), turn: Some((id, stamp)), ..Stage::default() },
-            None => Stage::default(),
-        };
-        self.wait(op, stage, Then::Done, now.mono + self.config.wait_max);
+        let ids: Vec<VolumeId> = self.volumes.keys().copied().collect();
+        self.await_leave(op, ids, now.mono + self.config.wait_max);
+    }
+
+    /// Waits until all that this site asked is executed at both sites, volume by volume.
+    pub(crate) fn await_leave(&mut self, op: OpId, mut ids: Vec<VolumeId>, deadline: u64) {
+        let stage = ids.pop().and_then(|id| {
+            let last = self.volumes.get(&id)?.ledger.own_last;
+            Some(Stage { ack: Some(last), turn: Some((id, last)), ..Stage::default() })
+        });
+        self.wait(op, stage.unwrap_or_default(), Then::Leave { left: ids }, deadline);
     }
 
     /// This site is in step for the first time in this run: whoever was logged in here before is gone.
@@ -277,7 +281,8 @@ impl Engine {
                 Wish::Control(request) => match self.issue_control(now, id, nexus, request.clone()) {
                     Some((append, stamp)) => {
                         self.order.ask(stamp);
-                        let mut stage = Stage { append, ack: Some(stamp), turn: Some((id, stamp)) };
+                        let turn = Some((id, stamp));
+                        let mut stage = Stage { append, ack: Some(stamp), turn, ..Stage::default() };
                         if planted(Mutant::GrantBeforeAck) {
                             stage.ack = None;
                         }
@@ -438,10 +443,7 @@ impl Engine {
             return false;
         }
         let done = match turn {
-            Turn::Control if self.is_passed(id, stamp, turn) => {
-                self.pass_control(id, stamp);
-                false
-            }
+            Turn::Control if self.is_passed(id, stamp, turn) => self.pass_control(id, stamp),
             Turn::Control => {
                 self.execute_control(id, stamp);
                 true
@@ -605,7 +607,9 @@ impl Engine {
         let mut requests: Vec<(Stamp, VolumeId, Nexus, Arc<Request>)> = Vec::new();
         for entries in &self.entries {
             for (stamp, held) in entries.range(..=cut) {
-                if let HeldBody::Control(request) = &held.body {
+                if let HeldBody::Control(request) = &held.body
+                    && held.fate != Fate::Missed
+                {
                     requests.push((*stamp, held.volume, held.nexus(stamp.site), request.clone()));
                 }
             }

@@ -450,8 +450,8 @@ impl Engine {
 
     /// Takes in an entry that recovery found, in journal order. Its data stays in the journal and need not be given.
     pub fn recover_entry(&mut self, entry: &Entry, pos: JournalPos) {
-        if let Body::Verdict { matched } = entry.body {
-            return self.recover_verdict(entry.stamp, matched);
+        if let Body::Verdict(verdict) = entry.body {
+            return self.recover_verdict(entry.stamp, verdict);
         }
         if entry.stamp <= self.cuts.destaged || self.knows(entry.stamp) {
             return;
@@ -532,6 +532,7 @@ impl Engine {
         }
         let cut_waited = self.recorded(upto);
         self.session_durable(now, checkpoint);
+        self.passes_written(now);
         self.execute(now);
         self.wake_durable();
         self.evict();

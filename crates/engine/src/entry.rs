@@ -1,6 +1,6 @@
 //! What travels on the stream and lies in the journal: one entry per thing that happened to a volume.
 
-use crate::reserve::Request;
+use crate::reserve::{Request, Verdict};
 use crate::units::{Extent, HostId, Nexus, Stamp, VolumeId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -20,11 +20,9 @@ pub enum Body {
     /// A request on the unit, executed in its place in the order, at both sites ([`crate::control`]). The extent says
     /// nothing.
     Control(Arc<Request>),
-    /// How this site judged the `Swap` of the same stamp: it lies in the own journal only, and never travels.
-    Verdict {
-        /// Whether the blocks held what was compared, so that they were written.
-        matched: bool,
-    },
+    /// How this site judged the `Swap` of the same stamp, or what its unit made of the `Control` of the same stamp
+    /// ([`crate::passing`]): it lies in the own journal only, and never travels.
+    Verdict(Verdict),
 }
 
 impl Body {

@@ -56,7 +56,7 @@ pub(crate) enum Fate {
     Undecided,
     /// One that matched. `rests_on`: the newest own write that the verdict rests on.
     Matched { rests_on: Option<Stamp> },
-    /// One that did not: it never shows.
+    /// One that did not, so it never shows; or a request that a unit refused.
     Missed,
     /// A write that a reservation of an earlier stamp undid (E4.1): it shows no more.
     Discarded,
@@ -105,7 +105,7 @@ impl Held {
 
     /// Worst-case bytes that the entry occupies in a journal.
     pub(crate) fn charge(&self) -> u64 {
-        let verdict = matches!(self.body, HeldBody::Swap(_));
+        let verdict = matches!(self.body, HeldBody::Swap(_) | HeldBody::Control(_));
         charge(self.body_bytes() as u64) + if verdict { charge(0) } else { 0 }
     }
 
@@ -127,6 +127,6 @@ fn charge(body_bytes: u64) -> u64 {
 
 /// Worst-case journal bytes of an entry with this body, its verdict's record included.
 pub(crate) fn charge_of(body: &Body) -> u64 {
-    let verdict = matches!(body, Body::Swap(_));
+    let verdict = matches!(body, Body::Swap(_) | Body::Control(_));
     charge(body.stored_bytes() as u64) + if verdict { charge(0) } else { 0 }
 }

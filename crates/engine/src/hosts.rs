@@ -2,8 +2,8 @@
 //!
 //! A command first stands at its volume's door (one queue for reads, one for writes, one for requests on the unit, each
 //! in order of arrival) until the site may serve it. There reservations are asked (E3.4). Then a write is stamped and a
-//! read takes its pieces; from there on each waits for at most three frontiers: its own journal's, the peer's, and the
-//! order's, where its outcome is decided in order ([`crate::control`]). Never answers anything twice.
+//! read takes its pieces; from there on each waits for at most three frontiers: its own journal's, the peer's (its journal's,
+//! or what it executed), and the order's, where its outcome is decided in order ([`crate::control`]). Never answers anything twice.
 
 use crate::engine::{Action, Engine, Mode, OpId, Outcome, Source, SourcePiece};
 use crate::entry::Body;
@@ -100,7 +100,10 @@ impl Doors {
 pub(crate) struct Stage {
     /// Own journal: this append is durable.
     pub append: AppendSeq,
-    /// Peer's journal: everything of this site up to this stamp is.
+    /// Peer's journal: everything of this site up to this stamp is. Enough for a write, and for who saw it.
+    pub kept: Option<Stamp>,
+    /// Everything of this site up to this stamp is durable at the peer, and requests among it are executed there: what
+    /// whoever hears an outcome waits for.
     pub ack: Option<Stamp>,
     /// Everything of the volume up to this stamp is executed.
     pub turn: Option<(VolumeId, Stamp)>,
@@ -120,6 +123,10 @@ struct Waiter {
 #[derive(Clone, Debug)]
 pub(crate) enum Then {
     Done,
+    /// A nexus ends; what is still to be waited for on these volumes.
+    Leave {
+        left: Vec<VolumeId>,
+    },
     /// Where the pieces are is asked when the wait is over: they may have been destaged meanwhile.
     Serve {
         volume: VolumeId,
@@ -148,6 +155,7 @@ pub(crate) enum Then {
 pub(crate) struct Waiting {
     ops: BTreeMap<OpId, Waiter>,
     by_append: BTreeSet<(AppendSeq, OpId)>,
+    by_kept: BTreeSet<(Stamp, OpId)>,
     by_ack: BTreeSet<(Stamp, OpId)>,
     /// Requests that are acked, while the peer may still owe what it let in before.
     by_step: BTreeSet<OpId>,
@@ -358,7 +366,7 @@ impl Engine {
         volume.own_last = last;
         volume.counters.writes += 1;
         volume.counters.written_bytes += bytes;
-        let ack = match volume.rules.mode {
+        let mirrored = match volume.rules.mode {
             Mode::Sync => !planted(Mutant::CompleteBeforeAck),
             Mode::Async => false,
             Mode::Flush => fua,
@@ -368,14 +376,15 @@ impl Engine {
         }
         // Counted anew from here: see [`Engine::on_its_way`].
         let deadline = now.mono + self.config.wait_max;
-        self.wait(op, Stage { append, ack: ack.then_some(last), turn: None }, Then::Done, deadline);
+        let stage = Stage { append, kept: mirrored.then_some(last), ..Stage::default() };
+        self.wait(op, stage, Then::Done, deadline);
     }
 
     fn admit_flush(&mut self, id: VolumeId, op: OpId, deadline: u64) {
         // What was completed is already durable as the mode promises, but for `flush` mode's plain writes.
         let Some(volume) = self.volumes.get(&id) else { return };
-        let ack = (volume.rules.mode == Mode::Flush).then_some(volume.own_last);
-        self.wait(op, Stage { ack, ..Stage::default() }, Then::Done, deadline);
+        let kept = (volume.rules.mode == Mode::Flush).then_some(volume.own_last);
+        self.wait(op, Stage { kept, ..Stage::default() }, Then::Done, deadline);
     }
 
     /// Takes the newest pieces as they are now. Where a piece is not committed yet the read waits for just that:
@@ -395,7 +404,7 @@ impl Engine {
         let sync = volume.rules.mode == Mode::Sync;
         let mut pieces: Vec<Piece> = Vec::new();
         volume.table.lookup(extent, &mut pieces);
-        let (mut append, mut ack) = (AppendSeq(0), None);
+        let (mut append, mut kept) = (AppendSeq(0), None);
         for stamp in pieces.iter().filter_map(|piece| piece.stamp) {
             let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { continue };
             append = append.max(held.append);
@@ -404,20 +413,21 @@ impl Engine {
                 continue;
             }
             if sync && stamp.site == own {
-                ack = ack.max(Some(stamp));
+                kept = kept.max(Some(stamp));
             }
             if let (true, Fate::Matched { rests_on }) = (sync, held.fate) {
-                ack = ack.max(rests_on);
+                kept = kept.max(rests_on);
             }
         }
         if planted(Mutant::ShowPendingWrite) {
-            (append, ack) = (AppendSeq(0), None);
+            (append, kept) = (AppendSeq(0), None);
         }
-        self.wait(op, Stage { append, ack, turn: None }, Then::Serve { volume: id, pieces }, deadline);
+        let stage = Stage { append, kept, ..Stage::default() };
+        self.wait(op, stage, Then::Serve { volume: id, pieces }, deadline);
     }
 
     pub(crate) fn wait(&mut self, op: OpId, stage: Stage, then: Then, deadline: u64) {
-        let on_its_way = self.on_its_way(stage.ack);
+        let on_its_way = self.on_its_way(stage);
         self.waiting.ops.insert(op, Waiter { stage, then, deadline, on_its_way });
         self.waiting.deadlines.insert((deadline, op));
         self.go_on(op);
@@ -425,12 +435,17 @@ impl Engine {
 
     /// A command waits for its next frontier, or ends.
     pub(crate) fn go_on(&mut self, op: OpId) {
-        let Some(Stage { append, ack, turn }) = self.waiting.ops.get(&op).map(|waiter| waiter.stage) else {
+        let Some(Stage { append, kept, ack, turn }) = self.waiting.ops.get(&op).map(|waiter| waiter.stage)
+        else {
             return;
         };
         if append > self.append_durable {
             self.waiting.by_append.insert((append, op));
             return self.hurry();
+        }
+        if let Some(stamp) = kept.filter(|stamp| *stamp > self.outbound.kept) {
+            self.waiting.by_kept.insert((stamp, op));
+            return;
         }
         if let Some(stamp) = ack.filter(|stamp| *stamp > self.outbound.acked) {
             self.waiting.by_ack.insert((stamp, op));
@@ -462,7 +477,8 @@ impl Engine {
 
     fn finish(&mut self, op: OpId, waiter: Waiter) {
         match waiter.then {
-            Then::Done => self.refuse(op, Outcome::Done),
+            Then::Leave { left } if !left.is_empty() => self.await_leave(op, left, waiter.deadline),
+            Then::Done | Then::Leave { .. } => self.refuse(op, Outcome::Done),
             Then::Serve { volume, pieces } => {
                 let pieces = pieces
                     .into_iter()
@@ -498,8 +514,15 @@ impl Engine {
         }
     }
 
-    /// The peer's frontier moved.
+    /// The peer's frontiers moved.
     pub(crate) fn wake_acked(&mut self) {
+        while let Some((stamp, op)) = self.waiting.by_kept.first().copied() {
+            if stamp > self.outbound.kept {
+                break;
+            }
+            self.waiting.by_kept.pop_first();
+            self.go_on(op);
+        }
         while let Some((stamp, op)) = self.waiting.by_ack.first().copied() {
             if stamp > self.outbound.acked {
                 break;
@@ -524,8 +547,8 @@ impl Engine {
             }
             self.waiting.deadlines.pop_first();
             let Some(waiter) = self.waiting.ops.get(&op) else { continue };
-            let (before, ack) = (waiter.on_its_way, waiter.stage.ack);
-            let on_its_way = self.on_its_way(ack);
+            let (before, stage) = (waiter.on_its_way, waiter.stage);
+            let on_its_way = self.on_its_way(stage);
             if !(before && on_its_way) {
                 if let Some(waiter) = self.waiting.ops.get_mut(&op) {
                     waiter.on_its_way = on_its_way;
@@ -541,7 +564,9 @@ impl Engine {
                     Outcome::Busy
                 }
                 Some(Then::Inspect { .. }) => Outcome::Busy,
-                Some(Then::Done | Then::Serve { .. } | Then::Read { .. }) | None => Outcome::NotReady,
+                Some(Then::Done | Then::Leave { .. } | Then::Serve { .. } | Then::Read { .. }) | None => {
+                    Outcome::NotReady
+                }
             };
             self.refuse(op, outcome);
         }
@@ -564,12 +589,12 @@ impl Engine {
         }
     }
 
-    /// Whether what waits for this ack left for the peer, or the line is down. Once this held for longer than a lease,
+    /// Whether what waits for the peer left for it, or the line is down. Once this held for longer than a lease,
     /// the peer serves only with it: every answer to a heartbeat follows it on the line, and a new session begins with
     /// it. Only then may the host be told to try elsewhere; earlier, its next write there could be stamped below this
     /// one where the sites' clocks differ, be completed, and then be covered by this one.
-    fn on_its_way(&self, ack: Option<Stamp>) -> bool {
-        !self.session.accepted() || ack.is_none_or(|stamp| self.outbound.sent(stamp))
+    fn on_its_way(&self, stage: Stage) -> bool {
+        !self.session.accepted() || stage.kept.max(stage.ack).is_none_or(|stamp| self.outbound.sent(stamp))
     }
 
     pub(crate) fn waiting_deadline(&self) -> u64 {

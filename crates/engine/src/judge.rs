@@ -90,7 +90,7 @@ impl Engine {
         let (append, stamp) = self.issue(now, id, nexus, swap.extent, body, swap.crc);
         self.order.ask(stamp);
         self.pump_outbound();
-        let stage = Stage { append, ack: Some(stamp), turn: Some((id, stamp)) };
+        let stage = Stage { append, ack: Some(stamp), turn: Some((id, stamp)), ..Stage::default() };
         self.wait(op, stage, Then::Verdict { volume: id, stamp, claim: None, first: None }, deadline);
         None
     }
@@ -115,8 +115,13 @@ impl Engine {
         let Some(volume) = self.volumes.get(&id) else { return true };
         let pieces = self.as_of(id, extent, stamp);
         let rests_on = self.newest_own(&pieces);
-        if let Some(matched) = self.order.found.remove(&stamp) {
-            let difference = if matched { None } else { Some(0) };
+        if let Some(found) = self.order.found.remove(&stamp) {
+            let difference = match found {
+                Verdict::Done => None,
+                Verdict::Miscompare { offset } => Some(offset),
+                // A reservation forbade it.
+                _ => Some(0),
+            };
             self.decide(id, stamp, difference, rests_on);
             self.order.unrecorded.remove(&stamp);
             return true;
@@ -124,7 +129,7 @@ impl Engine {
         if volume.rules.discard && !volume.ledger.live.allows(nexus, Access::Write, Some(extent)) {
             self.set_fate(stamp, Fate::Missed);
             self.order.decided(stamp, Verdict::Conflict);
-            self.order.unrecorded.insert(stamp);
+            self.order.unrecorded.insert(stamp, Verdict::Conflict);
             return true;
         }
         let compare = self.compared(held);
@@ -228,7 +233,7 @@ impl Engine {
             }
         };
         self.order.decided(stamp, verdict);
-        self.order.unrecorded.insert(stamp);
+        self.order.unrecorded.insert(stamp, verdict);
     }
 
     fn set_fate(&mut self, stamp: Stamp, fate: Fate) {
@@ -242,28 +247,33 @@ impl Engine {
         if planted(Mutant::ForgetVerdict) {
             return true;
         }
-        let missing: Vec<Stamp> = self.order.unrecorded.range(..=cut).copied().collect();
-        for stamp in missing {
+        let missing: Vec<(Stamp, Verdict)> =
+            self.order.unrecorded.range(..=cut).map(|(stamp, verdict)| (*stamp, *verdict)).collect();
+        for (stamp, verdict) in missing {
             self.order.unrecorded.remove(&stamp);
-            let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { continue };
-            let matched = matches!(held.fate, Fate::Matched { .. });
-            let record = Entry {
-                stamp,
-                seq: held.seq,
-                volume: held.volume,
-                extent: held.extent,
-                host: held.host,
-                isid: held.isid,
-                body: Body::Verdict { matched },
-                body_crc: 0,
-            };
-            let append = self.append_next;
-            self.append_next = AppendSeq(append.0 + 1);
-            self.order.recording.push_back((append, stamp));
-            self.order(Action::Append(record));
-            self.hurry();
+            self.record_verdict(stamp, verdict);
         }
         self.order.recording.iter().all(|(_, stamp)| *stamp > cut)
+    }
+
+    /// Writes into the journal what became of an entry.
+    pub(crate) fn record_verdict(&mut self, stamp: Stamp, verdict: Verdict) {
+        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
+        let record = Entry {
+            stamp,
+            seq: held.seq,
+            volume: held.volume,
+            extent: held.extent,
+            host: held.host,
+            isid: held.isid,
+            body: Body::Verdict(verdict),
+            body_crc: 0,
+        };
+        let append = self.append_next;
+        self.append_next = AppendSeq(append.0 + 1);
+        self.order.recording.push_back((append, stamp));
+        self.order(Action::Append(record));
+        self.hurry();
     }
 
     /// All appends up to this one are durable, verdicts among them. True if a cut waited for the last of them.
@@ -275,10 +285,10 @@ impl Engine {
         before > 0 && self.order.recording.is_empty()
     }
 
-    /// Recovery found how a swap was judged.
-    pub(crate) fn recover_verdict(&mut self, stamp: Stamp, matched: bool) {
+    /// Recovery found what became of an entry.
+    pub(crate) fn recover_verdict(&mut self, stamp: Stamp, verdict: Verdict) {
         if stamp > self.cuts.destaged {
-            self.order.found.insert(stamp, matched);
+            self.order.found.insert(stamp, verdict);
         }
     }
 

@@ -1,11 +1,17 @@
 //! Volumes whose reservations the stores keep (E5.1, E5.2): what is asked of them, in order, at both sites.
 //!
 //! ```text
-//! at both sites, in stamp order:  execute ─▶ Pass ─▶ (the site: the store's unit) ─▶ handle_passed ─▶ next
+//! at both sites, in stamp order:
+//!     execute ─▶ Pass ─▶ (the site: the store's unit) ─▶ handle_passed ─▶ outcome in the own journal ─▶ next
 //! peer's request:  ─▶ Passed ─▶ ack        own request: own and peer's outcome ─▶ settle ─▶ decided ─▶ answer
 //! ```
 //! No table of reservations is kept: [`Kept`] is what remains with the pair (mode parameters, and who registered once,
 //! so that its nexus with the unit is there when data must go through it).
+//!
+//! A unit is asked once for each request, also after a restart: asked again, REGISTER would conflict with itself, and one
+//! that is fenced off would be registered anew. So what came of it is in the own journal before anybody hears of it and
+//! before the next is asked. Only of the one request of a volume that was with the unit when the site stopped nothing is
+//! known: it is asked again, and a conflict then means nothing ([`Verdict::Unreachable`]).
 //!
 //! Invariants: one request of a volume is with the unit at a time; nothing later of that volume is executed before it
 //! is answered; a host hears DONE only where both units did it; whatever stood at the door while a request was with the
@@ -13,7 +19,7 @@
 
 use crate::control::Turn;
 use crate::engine::{Action, Engine, Outcome, Rules, Severity};
-use crate::held::HeldBody;
+use crate::held::{Fate, HeldBody};
 use crate::hosts::Wish;
 use crate::message::Message;
 use crate::reserve::{Attention, Effect, Request, Reset, Verdict};
@@ -34,11 +40,32 @@ pub(crate) struct Passes {
     heard: BTreeMap<Stamp, Verdict>,
     /// Own requests over which the units differed, that nobody has been told of.
     differed: BTreeSet<Stamp>,
+    /// Outcomes here that are on their way into the own journal.
+    written: BTreeMap<Stamp, (VolumeId, Verdict)>,
+    /// Nexuses of this site that reserved something at both units. Asking for it again they lose nothing if one unit
+    /// does not answer.
+    holders: BTreeSet<(VolumeId, Nexus)>,
     /// Own requests up to this were made by an earlier run: executed again, their outcome means nothing.
     before: Stamp,
 }
 
 impl Passes {
+    /// A request was executed: who does not surely hold something any more?
+    fn forget_holders(&mut self, id: VolumeId, nexus: Nexus, request: &Request) {
+        match request {
+            Request::Release { .. } | Request::ReleasePersistent { .. } | Request::NexusLost => {
+                self.holders.remove(&(id, nexus));
+            }
+            Request::Register { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::Reset(_)
+            | Request::SiteStarted { .. } => self.holders.retain(|(of, _)| *of != id),
+            Request::Reserve { .. } | Request::ReservePersistent { .. } | Request::SetModes(_) => {}
+        }
+    }
+
     /// Whether the units differed over it: asked again at once, they would again.
     pub(crate) fn take_difference(&mut self, stamp: Stamp) -> bool {
         self.differed.remove(&stamp)
@@ -81,6 +108,12 @@ impl Kept {
         matches!(request, Request::Reserve { .. } | Request::ReservePersistent { .. })
     }
 
+    /// Whether it remains although the unit did not say that it was done: a nexus too many does no harm.
+    fn remains(request: &Request, verdict: Verdict) -> bool {
+        let registers = matches!(request, Request::Register { new_key: 1.., .. });
+        verdict == Verdict::Done || (verdict == Verdict::Unreachable && registers)
+    }
+
     /// Whether the unit has a part in it.
     pub(crate) fn passes(rules: Rules, request: &Request) -> bool {
         rules.disk && !matches!(request, Request::SetModes(_))
@@ -103,31 +136,70 @@ impl Engine {
         self.order.passes.before = self.outbound.issued;
     }
 
-    /// A request's turn has come: it goes to the unit.
-    pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) {
-        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
-        let HeldBody::Control(request) = &held.body else { return };
+    /// A request's turn has come: it goes to the unit. True if an earlier run had it executed.
+    pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) -> bool {
+        if let Some(verdict) = self.order.found.remove(&stamp) {
+            self.conclude_pass(id, stamp, verdict);
+            return true;
+        }
+        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return true };
+        let HeldBody::Control(request) = &held.body else { return true };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.ledger.judging = Some((stamp, None));
         }
         self.order(Action::Pass { stamp, volume: id, nexus, request });
+        false
     }
 
-    /// An [`Action::Pass`] ended.
-    pub fn handle_passed(&mut self, now: Now, id: VolumeId, stamp: Stamp, verdict: Verdict) {
+    /// An [`Action::Pass`] ended. What came of it is written down before anything follows from it.
+    pub fn handle_passed(&mut self, id: VolumeId, stamp: Stamp, verdict: Verdict) {
+        let Some(volume) = self.volumes.get(&id) else { return };
+        let Some((passed, _)) = volume.ledger.judging else { return };
+        assert_eq!(passed, stamp, "one request of a volume is with the unit at a time");
+        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
+        let again = held.append == AppendSeq(0);
+        let verdict = match verdict {
+            Verdict::Conflict if again => Verdict::Unreachable,
+            verdict => verdict,
+        };
+        self.order.passes.written.insert(stamp, (id, verdict));
+        self.record_verdict(stamp, verdict);
+    }
+
+    /// Outcomes that are in the own journal now take effect.
+    pub(crate) fn passes_written(&mut self, now: Now) {
+        let open: BTreeSet<Stamp> = self.order.recording.iter().map(|(_, stamp)| *stamp).collect();
+        let written = &mut self.order.passes.written;
+        let ended: Vec<_> = written.extract_if(.., |stamp, _| !open.contains(stamp)).collect();
+        if ended.is_empty() {
+            return;
+        }
+        for (stamp, (id, verdict)) in ended {
+            if let Some(volume) = self.volumes.get_mut(&id) {
+                volume.ledger.judging = None;
+                volume.ledger.pending.remove(&stamp);
+            }
+            self.conclude_pass(id, stamp, verdict);
+            self.look_anew(id);
+            self.execute(now);
+            self.wake_turns(id);
+        }
+        self.pump_doors(now);
+        self.try_cut(now);
+    }
+
+    /// What follows from a request that the unit executed.
+    fn conclude_pass(&mut self, id: VolumeId, stamp: Stamp, verdict: Verdict) {
         let own = self.config.site;
         let Some(volume) = self.volumes.get_mut(&id) else { return };
-        let Some((passed, _)) = volume.ledger.judging.take() else { return };
-        assert_eq!(passed, stamp, "one request of a volume is with the unit at a time");
-        volume.ledger.pending.remove(&stamp);
-        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
+        let Some(held) = self.entries[stamp.site.index()].get_mut(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         let mut effects = Vec::new();
-        if verdict == Verdict::Done
-            && let Some(kept) = Kept::of(volume.rules, &request)
-        {
+        if !Kept::remains(&request, verdict) {
+            held.fate = Fate::Missed;
+        } else if let Some(kept) = Kept::of(volume.rules, &request) {
             let limit = self.config.reservation_bytes;
             effects = volume.ledger.live.apply_within(limit, stamp, nexus, &kept).1;
         }
@@ -140,14 +212,16 @@ impl Engine {
             let victims = all.iter().filter(|one| one.key == *victim && one.registrant.nexus != nexus);
             effects.extend(victims.map(|one| Effect::Abort(one.registrant.nexus)));
         }
-        // What the unit said to these was said before.
-        let away = volume.doors.drop_all(|knock| !matches!(knock.wish, Wish::Control(_)));
+        // What the unit said to these was said before. Mode parameters are asked for by a command, too.
+        let mode = |wish: &Wish| matches!(wish, Wish::Control(r) if matches!(**r, Request::SetModes(_)));
+        let away =
+            volume.doors.drop_all(|knock| !matches!(knock.wish, Wish::Control(_)) || mode(&knock.wish));
         let name = volume.geometry.name.clone();
         away.into_iter().for_each(|op| self.refuse(op, Outcome::Busy));
-        self.look_anew(id);
         let text =
             format!("volume {name}: {} by {nexus}, stamp {stamp}: its unit: {verdict}", request.name());
         self.notice(Severity::Info, text);
+        self.order.passes.forget_holders(id, nexus, &request);
         if stamp.site == own {
             self.outcome_here(stamp, verdict);
         } else {
@@ -162,10 +236,6 @@ impl Engine {
             }
         }
         effects.into_iter().for_each(|effect| self.follow(id, effect));
-        self.execute(now);
-        self.wake_turns(id);
-        self.pump_doors(now);
-        self.try_cut(now);
     }
 
     /// A session begins: the peer may have missed what came of its requests.
@@ -215,28 +285,25 @@ impl Engine {
         self.volumes.values().any(|volume| volume.ledger.pending.contains_key(&stamp))
     }
 
-    /// Both outcomes of an own request are known. Where they differ the host is told the one that grants less, and what
-    /// the other unit granted is taken back at both.
+    /// Both outcomes of an own request are known. Where not both units did it the host is told the one that grants less,
+    /// and what one granted, or may have, is taken back at both.
     fn compare_outcomes(&mut self, stamp: Stamp, here: Verdict, there: Verdict) {
         let verdict = if here == Verdict::Done { there } else { here };
         self.order.decided(stamp, verdict);
-        if (here == Verdict::Done) == (there == Verdict::Done) {
-            return;
-        }
-        let differed = &mut self.order.passes.differed;
-        differed.insert(stamp);
-        if differed.len() > OUTCOMES_MAX {
-            differed.pop_first();
-        }
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (id, nexus, request) = (held.volume, held.nexus(stamp.site), request.clone());
         let undo = match &*request {
-            Request::Reserve { .. } => Some(Request::Release { third_party: None, extents: None }),
-            Request::ReservePersistent { key, kind } => {
+            Request::Reserve { third_party, extents } => Some(Request::Release {
+                third_party: *third_party,
+                extents: extents.as_ref().map(|extents| extents.id),
+            }),
+            // Of all registrants' reservation it would take their part, too.
+            Request::ReservePersistent { key, kind } if !kind.all_hold() => {
                 Some(Request::ReleasePersistent { key: *key, kind: *kind })
             }
-            Request::Release { .. }
+            Request::ReservePersistent { .. }
+            | Request::Release { .. }
             | Request::Register { .. }
             | Request::ReleasePersistent { .. }
             | Request::Clear { .. }
@@ -247,11 +314,31 @@ impl Engine {
             | Request::NexusLost
             | Request::SiteStarted { .. } => None,
         };
+        let doubt = [here, there].contains(&Verdict::Unreachable);
+        let differ = (here == Verdict::Done) != (there == Verdict::Done);
+        if verdict == Verdict::Done {
+            if undo.is_some() {
+                self.order.passes.holders.insert((id, nexus));
+            }
+            return;
+        }
+        if !differ && !(doubt && undo.is_some()) {
+            return;
+        }
+        let held_before = self.order.passes.holders.contains(&(id, nexus));
+        if differ {
+            let differed = &mut self.order.passes.differed;
+            differed.insert(stamp);
+            if differed.len() > OUTCOMES_MAX {
+                differed.pop_first();
+            }
+        }
         let what = match undo {
-            Some(_) => "What the one granted is released again",
+            Some(_) if held_before => "What it held before it holds on",
+            Some(_) => "What the one granted, or may have, is released again",
             None => {
-                "The units now hold different reservations: read the keys at both, and have a registered host CLEAR \
-                 or PREEMPT, which goes to both"
+                "The units may now hold different reservations: read the keys at both, and have a registered host \
+                 CLEAR or PREEMPT, which goes to both"
             }
         };
         let name = self.volumes.get(&id).map_or(String::new(), |volume| volume.geometry.name.clone());
@@ -260,8 +347,10 @@ impl Engine {
              The host was told: {verdict}. {what}",
             request.name()
         );
-        self.notice(Severity::Alarm, text);
-        if let Some(undo) = undo {
+        self.notice(if differ { Severity::Alarm } else { Severity::Warning }, text);
+        if let Some(undo) = undo
+            && !held_before
+        {
             self.order.owe(id, nexus, undo);
         }
     }

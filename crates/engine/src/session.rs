@@ -314,7 +314,7 @@ impl Engine {
                 return Err(format!(
                     "volume {} differs: lun {} with {} blocks, mode {} at site {own}, lun {} with {} blocks, \
                      mode {} at site {} (modes: 0 async, 1 sync, 2 flush; and 16 reserve_conflicting_writes = \"discard\", 32 \
-                     compare_and_write = \"allow\"): make them equal",
+                     compare_and_write = \"allow\", 64 reservations = \"disk\"): make them equal",
                     volume.name,
                     volume.lun,
                     volume.blocks,

@@ -4,7 +4,7 @@
 //! was cut it is set back to what the peer has, and nothing else happens. So memory stays bounded however long the
 //! line was down, and a resend is the same code as a send.
 //!
-//! Invariants: own entries leave in stamp order; `acked ≤ issued`; an entry counts as acked only when it is durable
+//! Invariants: own entries leave in stamp order; `acked ≤ kept ≤ issued`; an entry counts as acked only when it is durable
 //! in the peer's journal, and the own promise never passes an own entry that is unsent or not durable here.
 
 use crate::engine::{Action, Engine, JournalPiece, Severity};
@@ -81,7 +81,9 @@ pub(crate) struct Outbound {
     pub issued: Stamp,
     /// Newest own stamp that is durable here.
     pub durable: Stamp,
-    /// Newest own stamp that is durable at the peer.
+    /// Newest own stamp that is durable in the peer's journal.
+    pub kept: Stamp,
+    /// Newest own stamp up to which, besides, the peer has executed all requests.
     pub acked: Stamp,
     /// The peer promised that nothing comes at or before this.
     pub peer_promise: Stamp,
@@ -116,6 +118,7 @@ impl Outbound {
         Outbound {
             issued: destaged,
             durable: destaged,
+            kept: Stamp::ZERO,
             acked: Stamp::ZERO,
             peer_promise: Stamp::ZERO,
             peer_destaged: Stamp::ZERO,
@@ -453,6 +456,9 @@ impl Engine {
         self.clock.observe(ack.promise.time);
         let out = &mut self.outbound;
         out.acked = out.acked.max(ack.durable);
+        // A peer that is in step has turned nothing away, or has got it since.
+        let in_step = ack.resumed || planted(Mutant::TurnedAwayIsKept);
+        out.kept = out.kept.max(if in_step { ack.taken } else { ack.durable });
         // What was turned away is not here: the promise holds for us only up to it.
         let promise = match self.inbound.turned_away {
             Some((stamp, _)) => ack.promise.min(Stamp::last_of(stamp.time - 1)),

@@ -442,7 +442,7 @@ fn a_cut_waits_until_verdicts_are_in_the_journal() {
     for site in SiteId::BOTH {
         let seen = &pair.seen[site.index()];
         let verdict =
-            |a: &Action| matches!(a, Action::Append(entry) if entry.body == Body::Verdict { matched: true });
+            |a: &Action| matches!(a, Action::Append(entry) if entry.body == Body::Verdict(Verdict::Done));
         let recorded = seen.iter().position(verdict).expect("the verdict is recorded");
         let destaged = seen.iter().position(|a| matches!(a, Action::Destage { .. })).expect("destaged");
         assert!(recorded < destaged);
@@ -534,5 +534,35 @@ fn reservations_are_saved_before_the_cut_that_forgets_their_requests() {
         let saved = saved.expect("saved");
         assert_eq!(Some(&saved[0].1), engine.reservations(VOLUME));
         assert!(saved[0].1.holds(host(A, 1)));
+    }
+}
+
+#[test]
+fn a_swap_that_the_peer_cannot_judge_holds_up_no_write() {
+    let mut pair = Pair::paired(Mode::Sync);
+    swap(&mut pair, SiteId::A, 1, 0, 0, 5);
+    pair.settle();
+    judge(&mut pair, SiteId::A);
+    // A request behind it waits for it at the peer.
+    pair.engines[0].handle_control(pair.now, OpId(2), VOLUME, host(SiteId::A, 9), RESERVE);
+    pair.drain(SiteId::A);
+    for attempt in 0..3 {
+        pair.settle();
+        let order = pair.seen[1].iter().find_map(|action| match action {
+            Action::Judge { stamp, .. } => Some(*stamp),
+            _ => None,
+        });
+        let stamp = order.expect("it is tried again and again");
+        pair.seen[1].clear();
+        pair.engines[1].handle_judged(pair.now, VOLUME, stamp, Err("a bad sector".into()));
+        pair.drain(SiteId::B);
+        pair.write(SiteId::A, 10 + attempt, 8, 1, 7);
+        pair.settle();
+        assert_eq!(pair.outcome(SiteId::A, 10 + attempt), Some(Outcome::Done));
+        assert!(!matches!(pair.outcome(SiteId::A, 2), Some(Outcome::Verdict(_))));
+        for _ in 0..6 {
+            pair.pass(200 * MS);
+            pair.settle();
+        }
     }
 }

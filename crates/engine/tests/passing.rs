@@ -34,7 +34,7 @@ fn answer(pair: &mut Pair, site: SiteId, store: Store) {
     pair.seen[site.index()].retain(|action| !matches!(action, Action::Pass { .. }));
     for (stamp, _, request) in all {
         let verdict = store(site, &request);
-        pair.engines[site.index()].handle_passed(pair.now, VOLUME, stamp, verdict);
+        pair.engines[site.index()].handle_passed(VOLUME, stamp, verdict);
     }
     pair.drain(site);
 }
@@ -160,6 +160,7 @@ fn what_stood_at_the_door_while_a_request_was_with_the_store_is_sent_away() {
     pair.write(A, 2, 0, 1, 7);
     assert_eq!(pair.outcome(A, 2), None);
     answer(&mut pair, A, &does_all);
+    pair.make_durable(A);
     assert_eq!(pair.outcome(A, 2), Some(Outcome::Busy), "the store had let it in before the reservation");
 }
 
@@ -170,6 +171,8 @@ fn an_outcome_that_was_lost_with_the_line_is_told_again() {
     pair.settle();
     answer(&mut pair, A, &does_all);
     answer(&mut pair, B, &does_all);
+    pair.make_durable(A);
+    pair.make_durable(B);
     let lost = std::mem::take(&mut pair.wire[A.index()]);
     assert!(lost.iter().any(|message| matches!(message, Message::Passed { .. })), "{lost:?}");
     for site in SiteId::BOTH {
@@ -229,4 +232,137 @@ fn reserves_that_all_are_refused_do_not_wait_for_each_other() {
     for (op, nexus) in (1..).zip(hosts) {
         assert_eq!(pair.outcome(nexus.site, op), Some(Outcome::Verdict(Verdict::Conflict)), "{nexus}");
     }
+}
+
+const RULES: Rules = Rules { mode: Mode::Sync, discard: false, swaps: false, disk: true };
+
+fn register() -> Request {
+    register_from(Some(0), 7)
+}
+
+fn register_from(key: Option<u64>, new_key: u64) -> Request {
+    Request::Register { key, new_key, aptpl: true, all_ports: false, name: "iqn.a:b".into(), also: vec![] }
+}
+
+/// Names of what the store of a site is asked until nothing moves any more; it does all.
+fn played(pair: &mut Pair, site: SiteId) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for _ in 0..8 {
+        pair.settle();
+        names.extend(asked(pair, site).into_iter().map(|(_, _, request)| request.name()));
+        SiteId::BOTH.iter().for_each(|site| answer(pair, *site, &does_all));
+        pair.pass(2 * MS);
+    }
+    names
+}
+
+#[test]
+fn what_a_store_did_before_a_crash_is_told_and_not_asked_of_it_again() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, register());
+    pair.settle();
+    SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &does_all));
+    pair.make_durable(A);
+    pair.make_durable(B);
+    let told = &pair.wire[A.index()];
+    assert!(told.iter().any(|message| matches!(message, Message::Passed { .. })), "what the crash loses");
+    assert_eq!(pair.outcome(A, 1), None);
+    pair.crash(B, RULES);
+    pair.connect();
+    let asked = played(&mut pair, B);
+    assert!(asked.iter().all(|name| *name == "site started"), "{asked:?}");
+    assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::Done)));
+    let table = pair.engines[1].reservations(VOLUME).expect("the volume");
+    assert_eq!(table.parts().registrations.len(), 1, "its nexus is known after the crash");
+    assert!(alarms(&pair, A).is_empty());
+}
+
+#[test]
+fn an_outcome_that_is_not_written_down_is_told_to_nobody() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, register());
+    pair.settle();
+    SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &does_all));
+    let told = &pair.wire[A.index()];
+    assert!(!told.iter().any(|message| matches!(message, Message::Passed { .. })), "{told:?}");
+    pair.crash(B, RULES);
+    pair.connect();
+    pair.settle();
+    let again: Vec<_> = asked(&pair, B).into_iter().map(|(_, nexus, request)| (nexus, request)).collect();
+    assert_eq!(again, [(host(A, 1), register())], "nobody knows whether the store did it");
+    // It had: so it now conflicts with itself.
+    let store = |site: SiteId, request: &Request| match request {
+        Request::Register { .. } if site == B => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    settle(&mut pair, &store);
+    assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::Unreachable)), "that means nothing");
+}
+
+#[test]
+fn a_refused_registration_is_not_remembered_and_a_refused_end_of_one_ends_nothing() {
+    let store = |_: SiteId, request: &Request| match request {
+        Request::Register { key: Some(9), .. } => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let (unregister, refused) = (register_from(Some(9), 0), register_from(Some(9), 5));
+    let mut pair = paired();
+    let all = [(host(A, 1), register()), (host(A, 1), unregister), (host(A, 2), refused)];
+    for (op, (nexus, request)) in (1..).zip(all) {
+        ask(&mut pair, nexus, op, request);
+        settle(&mut pair, &store);
+    }
+    // Beyond the cut only the tables that are saved with it tell who registered.
+    for _ in 0..100 {
+        pair.pass(10 * MS);
+        settle(&mut pair, &store);
+    }
+    let saved = pair.seen[1].iter().rev().find_map(|action| match action {
+        Action::SaveReservations(all) => Some(all[0].1.clone()),
+        _ => None,
+    });
+    let saved = saved.expect("a cut was taken");
+    let known: Vec<Nexus> = saved.parts().registrations.iter().map(|one| one.registrant.nexus).collect();
+    assert_eq!(known, [host(A, 1)]);
+}
+
+#[test]
+fn a_store_that_does_not_answer_holds_up_no_write() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, register());
+    pair.settle();
+    answer(&mut pair, A, &does_all);
+    pair.settle();
+    assert_eq!(asked(&pair, B).len(), 1, "it is with the other store");
+    pair.write(A, 2, 0, 1, 7);
+    pair.settle();
+    assert_eq!(pair.outcome(A, 2), Some(Outcome::Done), "durable in both journals");
+    pair.read(A, 3, 0, 1);
+    assert!(pair.served(A, 3).is_some());
+    assert_eq!(pair.outcome(A, 1), None, "of the request nothing is known yet");
+}
+
+#[test]
+fn a_holder_that_asks_again_holds_on_though_one_store_does_not_answer() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, RESERVE);
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::Done)));
+    let away = |site: SiteId, request: &Request| match request {
+        Request::Reserve { .. } if site == B => Verdict::Unreachable,
+        _ => Verdict::Done,
+    };
+    ask(&mut pair, host(A, 1), 2, RESERVE);
+    settle(&mut pair, &away);
+    assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::Unreachable)));
+    let told = alarms(&pair, A);
+    assert!(told.len() == 1 && told[0].contains("it holds on"), "{told:?}");
+    assert_eq!(played(&mut pair, A), [""; 0], "nothing is released");
+    // Who held nothing before is not left with half of it.
+    ask(&mut pair, host(A, 1), 3, RELEASE);
+    settle(&mut pair, &does_all);
+    ask(&mut pair, host(A, 1), 4, RESERVE);
+    pair.settle();
+    SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &away));
+    assert_eq!(played(&mut pair, B), ["RELEASE"]);
 }

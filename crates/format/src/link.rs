@@ -6,6 +6,7 @@
 use crate::error::FormatError;
 use crate::record::{
     BODY_BYTES_MAX, HEADER_BYTES, Kind, RecordHeader, decode_header, encode_entry_header, site, stored_body,
+    verdict_of, verdict_words,
 };
 use crate::volume::{VOLUME_ROW_BYTES, VOLUMES_MAX, decode_rows, encode_rows};
 use biplex_engine::message::{Ack, Digest, DigestRow, Hello, Message, Ping, Pong, Refusal};
@@ -236,42 +237,13 @@ fn host_parts(pair: u64, id: u64, name: &Bytes) -> (RecordHeader, Vec<u8>) {
     (header, body)
 }
 
-/// A verdict's ordinals on the wire, and its detail.
 fn passed_header(pair: u64, stamp: Stamp, verdict: Verdict) -> RecordHeader {
-    let (ordinal, detail) = match verdict {
-        Verdict::Done => (0, 0),
-        Verdict::Conflict => (1, 0),
-        Verdict::NoRoomToRegister => (2, 0),
-        Verdict::NoRoomToReserve => (3, 0),
-        Verdict::WrongRelease => (4, 0),
-        Verdict::BadParameter(byte) => (5, u64::from(byte)),
-        Verdict::BadCdb(byte) => (6, u64::from(byte)),
-        Verdict::Unreachable => (7, 0),
-        Verdict::Miscompare { offset } => (8, offset),
-    };
+    let (ordinal, detail) = verdict_words(verdict);
     let mut header = RecordHeader::blank(Kind::Passed, pair);
     (header.origin, header.time) = (stamp.site as u8, U64::new(stamp.time));
     let [outcome, more, _, _, _, _] = &mut header.words;
     (*outcome, *more) = (U64::new(ordinal), U64::new(detail));
     header
-}
-
-fn decode_outcome(header: &RecordHeader) -> Result<Verdict, FormatError> {
-    let [outcome, detail, _, _, _, _] = header.words;
-    // What does not fit is another spelling than ours, and refused as such.
-    let byte = detail.get() as u16;
-    Ok(match outcome.get() {
-        0 => Verdict::Done,
-        1 => Verdict::Conflict,
-        2 => Verdict::NoRoomToRegister,
-        3 => Verdict::NoRoomToReserve,
-        4 => Verdict::WrongRelease,
-        5 => Verdict::BadParameter(byte),
-        6 => Verdict::BadCdb(byte),
-        7 => Verdict::Unreachable,
-        8 => Verdict::Miscompare { offset: detail.get() },
-        found => return Err(FormatError::Field { what: "outcome of a request", expected: 8, found }),
-    })
 }
 
 fn flag_of(stamp: Stamp, flag: u32) -> u32 {
@@ -349,7 +321,10 @@ fn decode_message(header: &RecordHeader, body: Bytes) -> Result<Message, FormatE
             })
         }
         Kind::Digest => Message::Digest(decode_digest(header, &body)?),
-        Kind::Passed => Message::Passed { stamp: header.stamp()?, verdict: decode_outcome(header)? },
+        Kind::Passed => {
+            let [outcome, detail, _, _, _, _] = header.words;
+            Message::Passed { stamp: header.stamp()?, verdict: verdict_of(outcome.get(), detail.get())? }
+        }
         Kind::Host => Message::Host { id: header.host.get(), name: body.clone() },
     };
     // One meaning, one spelling: what we would send must be what came, to the last unused bit.

@@ -7,6 +7,7 @@
 use crate::crc32c;
 use crate::error::FormatError;
 use biplex_engine::message::PROTOCOL_VERSION;
+use biplex_engine::reserve::Verdict;
 use biplex_engine::{BLOCK_BYTES, Body, Entry, Extent, HostId, Lba, SiteId, Stamp, VolumeId};
 use bytes::Bytes;
 use core::mem::offset_of;
@@ -318,13 +319,17 @@ impl RecordHeader {
                 return Err(FormatError::Length { what: "body of an entry", expected, found });
             }
         }
-        let [isid, matched, _, _, _, _] = self.words;
+        let [isid, done, ordinal, detail, _, _] = self.words;
         let body = match kind {
             Kind::Data => Body::Data(body),
             Kind::Fill => Body::Fill(body),
             Kind::Swap => Body::Swap(body),
             Kind::Control => Body::Control(Arc::new(crate::control::decode_request(&body)?)),
-            Kind::Verdict => Body::Verdict { matched: matched.get() != 0 },
+            Kind::Verdict => Body::Verdict(match (done.get(), ordinal.get()) {
+                // So spelt before more than a swap's outcome was written.
+                (0, 0) => Verdict::Miscompare { offset: 0 },
+                (_, ordinal) => verdict_of(ordinal, detail.get())?,
+            }),
             Kind::Unmap
             | Kind::Hello
             | Kind::Refuse
@@ -393,6 +398,39 @@ pub(crate) fn site(ordinal: u8) -> Result<SiteId, FormatError> {
     })
 }
 
+/// A verdict's ordinal and its detail.
+pub(crate) fn verdict_words(verdict: Verdict) -> (u64, u64) {
+    match verdict {
+        Verdict::Done => (0, 0),
+        Verdict::Conflict => (1, 0),
+        Verdict::NoRoomToRegister => (2, 0),
+        Verdict::NoRoomToReserve => (3, 0),
+        Verdict::WrongRelease => (4, 0),
+        Verdict::BadParameter(byte) => (5, u64::from(byte)),
+        Verdict::BadCdb(byte) => (6, u64::from(byte)),
+        Verdict::Unreachable => (7, 0),
+        Verdict::Miscompare { offset } => (8, offset),
+    }
+}
+
+/// The verdict with this ordinal and detail.
+pub(crate) fn verdict_of(ordinal: u64, detail: u64) -> Result<Verdict, FormatError> {
+    // What does not fit is another spelling than ours, and refused as such.
+    let byte = detail as u16;
+    Ok(match ordinal {
+        0 => Verdict::Done,
+        1 => Verdict::Conflict,
+        2 => Verdict::NoRoomToRegister,
+        3 => Verdict::NoRoomToReserve,
+        4 => Verdict::WrongRelease,
+        5 => Verdict::BadParameter(byte),
+        6 => Verdict::BadCdb(byte),
+        7 => Verdict::Unreachable,
+        8 => Verdict::Miscompare { offset: detail },
+        found => return Err(FormatError::Field { what: "outcome of a request", expected: 8, found }),
+    })
+}
+
 /// CRC-32C of a body's stored bytes; 0 for a body without any, and for one that is spelt anew wherever it goes.
 pub fn body_crc(body: &Body) -> u32 {
     match body {
@@ -421,7 +459,11 @@ fn entry_header(pair: u64, entry: &Entry) -> RecordHeader {
     };
     let mut words = [U64::ZERO; WORDS];
     words[0] = U64::new(entry.isid);
-    words[1] = U64::new(u64::from(entry.body == Body::Verdict { matched: true }));
+    if let Body::Verdict(verdict) = entry.body {
+        let (ordinal, detail) = verdict_words(verdict);
+        words[1] = U64::new(u64::from(verdict == Verdict::Done));
+        (words[2], words[3]) = (U64::new(ordinal), U64::new(detail));
+    }
     let body_crc = match &entry.body {
         Body::Control(request) => crc32c(&crate::control::encode_request(request)),
         Body::Data(_) | Body::Fill(_) | Body::Unmap | Body::Swap(_) | Body::Verdict { .. } => entry.body_crc,

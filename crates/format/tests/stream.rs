@@ -4,6 +4,7 @@
 mod examples;
 
 use biplex_engine::message::Message;
+use biplex_engine::reserve::Verdict;
 use biplex_engine::{Body, Extent, Lba};
 use biplex_format::journal::{decode_group, decode_segment, decode_slot, decode_state, decode_superblock};
 use biplex_format::journal::{encode_group, encode_segment, encode_slot, encode_state, encode_superblock};
@@ -125,7 +126,12 @@ proptest! {
             0 => Body::Data(Bytes::from(vec![byte; blocks as usize * 512])),
             1 => Body::Fill(Bytes::from(vec![byte; 512])),
             2 => Body::Swap(Bytes::from(vec![byte; blocks as usize * 1024])),
-            3 => Body::Verdict { matched: byte & 1 == 1 },
+            3 => Body::Verdict(match byte % 4 {
+                0 => Verdict::Done,
+                1 => Verdict::Conflict,
+                2 => Verdict::BadParameter(u16::from(byte)),
+                _ => Verdict::Miscompare { offset: u64::from(byte) },
+            }),
             _ => Body::Unmap,
         };
         let entry = entry(b(time), lba, blocks, body.clone());

@@ -179,7 +179,7 @@ impl Site {
     ) {
         let (cdb, data) = match spell(&request) {
             Ok(spelt) => spelt,
-            Err(verdict) => return self.engine.handle_passed(now, id, stamp, verdict),
+            Err(verdict) => return self.engine.handle_passed(id, stamp, verdict),
         };
         let Some(unit) = self.units.get_mut(&id) else { return };
         let all = unit.nexuses();
@@ -301,7 +301,7 @@ impl Site {
             | Request::Move { .. }
             | Request::SetModes(_) => {}
         }
-        self.engine.handle_passed(now, id, round.stamp, verdict);
+        self.engine.handle_passed(id, round.stamp, verdict);
     }
 
     fn questioned(&mut self, now: Now, id: VolumeId, op: OpId, round: u64, result: &Result<Answer, String>) {

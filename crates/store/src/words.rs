@@ -22,11 +22,8 @@ pub(crate) fn record(header: &RecordHeader, body: &[u8]) -> String {
             let bytes = entry.extent.bytes();
             format!("{summary}: COMPARE AND WRITE, {bytes} bytes to compare, then {bytes} to write")
         }
-        Body::Verdict { matched: true } => {
-            format!("{summary}: the COMPARE AND WRITE of this stamp found what it compared, and wrote")
-        }
-        Body::Verdict { matched: false } => {
-            format!("{summary}: the COMPARE AND WRITE of this stamp found something else, and wrote nothing")
+        Body::Verdict(verdict) => {
+            format!("{summary}: outcome of the COMPARE AND WRITE or request of this stamp: {verdict}")
         }
         Body::Control(asked) => format!("{summary}: {} by {}", request(asked), entry.nexus()),
     }

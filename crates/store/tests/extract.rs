@@ -69,7 +69,7 @@ fn every_kind_of_write_gives_its_own_bytes_back() {
     for entry in [
         data(1, 3),
         entry(2, 2, Body::Swap(swap.into())),
-        entry(2, 2, Body::Verdict { matched: true }),
+        entry(2, 2, Body::Verdict(Verdict::Done)),
         entry(3, 100, Body::Fill(Bytes::from(vec![9; 512]))),
         entry(4, 5, Body::Unmap),
         entry(5, 1, Body::Control(Arc::new(Request::Clear { key: 1 }))),
@@ -164,7 +164,7 @@ fn requests_swaps_verdicts_and_saved_reservations_are_told_in_words() {
         append(&mut disk, &mut journal, &entry(time, 1, Body::Control(Arc::new(request.clone()))));
     }
     append(&mut disk, &mut journal, &entry(9, 1, Body::Swap(Bytes::from(vec![0; 1024]))));
-    append(&mut disk, &mut journal, &entry(9, 1, Body::Verdict { matched: false }));
+    append(&mut disk, &mut journal, &entry(9, 1, Body::Verdict(Verdict::Miscompare { offset: 0 })));
     let mut table = Reservations::default();
     let request = Request::Register {
         key: None,
@@ -193,7 +193,7 @@ fn requests_swaps_verdicts_and_saved_reservations_are_told_in_words() {
         "PR PREEMPT AND ABORT key 0000000000000001, whose 0000000000000002, persistent, exclusive access",
         "site started, run 4, its peer in run 5",
         "COMPARE AND WRITE, 512 bytes to compare, then 512 to write",
-        "found something else, and wrote nothing",
+        "outcome of the COMPARE AND WRITE or request of this stamp: miscompare at byte 0",
         "locks      vol0: reserved since 0.000000021b by 0000000000000001/00000000023d@a: persistent, exclusive access, \
          all blocks",
         "locks      vol0: registered iqn.host:one 0000000000000001/00000000023d@a key 0000000000000077",

@@ -40,6 +40,9 @@ pub struct Pair {
     /// On the way to A, on the way to B.
     pub wire: [Vec<Message>; 2],
     pub appended: [u64; 2],
+    /// What was appended, verdicts among it, and how much of it is durable.
+    pub journals: [Vec<(Entry, JournalPos)>; 2],
+    pub durable: [usize; 2],
     pub seen: [Vec<Action>; 2],
     pub destage_fails: bool,
 }
@@ -66,6 +69,8 @@ impl Pair {
             now,
             wire: [vec![], vec![]],
             appended: [0, 0],
+            journals: [vec![], vec![]],
+            durable: [0, 0],
             seen: [vec![], vec![]],
             destage_fails: false,
         };
@@ -98,6 +103,26 @@ impl Pair {
         self.make_durable(site);
     }
 
+    /// The site crashes and is started again with what was durable in its journal; the line is down.
+    pub fn crash(&mut self, site: SiteId, rules: impl Into<Rules>) {
+        let i = site.index();
+        self.engines[1 - i].handle_link_closed(self.now);
+        self.drain(site.peer());
+        self.wire = [vec![], vec![]];
+        self.appended[i] = 0;
+        self.journals[i].truncate(self.durable[i]);
+        self.seen[i].clear();
+        let checkpoint = self.engines[i].checkpoint(self.now);
+        let recovered = Recovered { journal: 100 + site as u64, checkpoint, reservations: vec![] };
+        self.engines[i] = Engine::new(config(site, rules.into()), &recovered, self.now);
+        for (entry, pos) in &self.journals[i] {
+            self.engines[i].recover_entry(entry, *pos);
+        }
+        self.engines[i].recovered(self.now);
+        self.drain(site);
+        self.make_durable(site);
+    }
+
     /// Connects both, and lets them come in step.
     pub fn connect(&mut self) {
         for site in SiteId::BOTH {
@@ -116,11 +141,13 @@ impl Pair {
         self.engines[i].handle_batch_end(self.now);
         while let Some(action) = self.engines[i].poll() {
             match &action {
-                Action::Append(entry) if matches!(entry.body, Body::Verdict { .. }) => self.appended[i] += 1,
                 Action::Append(entry) => {
                     self.appended[i] += 1;
-                    let pos = JournalPos(self.appended[i] * 8192);
-                    self.engines[i].handle_appended(entry.stamp, AppendSeq(self.appended[i]), pos);
+                    let pos = JournalPos(self.journals[i].len() as u64 * 8192 + 8192);
+                    self.journals[i].push((entry.clone(), pos));
+                    if !matches!(entry.body, Body::Verdict(_)) {
+                        self.engines[i].handle_appended(entry.stamp, AppendSeq(self.appended[i]), pos);
+                    }
                 }
                 Action::Send(message) => self.wire[1 - i].push(message.clone()),
                 Action::Destage { cut, .. } => {
@@ -136,6 +163,7 @@ impl Pair {
     pub fn make_durable(&mut self, site: SiteId) {
         let i = site.index();
         let checkpoint = self.engines[i].checkpoint(self.now);
+        self.durable[i] = self.journals[i].len();
         self.engines[i].handle_durable(self.now, AppendSeq(self.appended[i]), &checkpoint);
         self.drain(site);
     }

@@ -130,7 +130,7 @@ fn a_request() -> Request {
 
 /// What lies in journals and never travels.
 pub fn verdict() -> Entry {
-    of_session(a(5_000_000_005), Body::Verdict { matched: true })
+    of_session(a(5_000_000_005), Body::Verdict(Verdict::Done))
 }
 
 pub fn checkpoint() -> Checkpoint {
