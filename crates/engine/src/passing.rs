@@ -223,6 +223,14 @@ impl Engine {
         if (here == Verdict::Done) == (there == Verdict::Done) {
             return;
         }
+        let held = self.entries[stamp.site.index()].get(&stamp);
+        let releases = held.is_some_and(|held| {
+            matches!(&held.body, HeldBody::Control(request) if matches!(**request, Request::Release { .. }))
+        });
+        // A unit that cannot reserve such has nothing to release: both are free of it.
+        if releases && matches!(verdict, Verdict::BadCdb(_)) {
+            return;
+        }
         let differed = &mut self.order.passes.differed;
         differed.insert(stamp);
         if differed.len() > OUTCOMES_MAX {
@@ -232,7 +240,10 @@ impl Engine {
         let HeldBody::Control(request) = &held.body else { return };
         let (id, nexus, request) = (held.volume, held.nexus(stamp.site), request.clone());
         let undo = match &*request {
-            Request::Reserve { .. } => Some(Request::Release { third_party: None, extents: None }),
+            Request::Reserve { third_party, extents } => Some(Request::Release {
+                third_party: *third_party,
+                extents: extents.as_ref().map(|extents| extents.id),
+            }),
             Request::ReservePersistent { key, kind } => {
                 Some(Request::ReleasePersistent { key: *key, kind: *kind })
             }
