@@ -25,7 +25,7 @@ use biplex_front::scsi::spell::{Means, Spelt, spell};
 use biplex_front::{Command, Completion, Failure};
 use bytes::Bytes;
 use question::{Most, Piece, pieces};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod question;
 
@@ -72,6 +72,8 @@ struct Round {
     fresh: bool,
     /// What a RELEASE releases.
     releases: Vec<(Slot, Party)>,
+    /// Nexuses of which the unit did not say that what they had is released.
+    unreleased: BTreeSet<Nexus>,
 }
 
 /// All that units were asked and have not answered.
@@ -205,7 +207,8 @@ impl Site {
             }
         }
         let left = commands.len();
-        let round = Round { stamp, request, nexus, left, verdict: Verdict::Done, fresh, releases };
+        let (verdict, unreleased) = (Verdict::Done, BTreeSet::new());
+        let round = Round { stamp, request, nexus, left, verdict, fresh, releases, unreleased };
         self.passing.rounds.insert(id, round);
         for (nexus, (cdb, data)) in commands {
             self.send_request(id, nexus, cdb, data, 0);
@@ -241,6 +244,9 @@ impl Site {
                 if let Some(round) = self.passing.rounds.get_mut(&id) {
                     round.left -= 1;
                     let verdict = result.map_or(Verdict::Unreachable, |answer| verdict_of(&answer));
+                    if verdict == Verdict::Unreachable {
+                        round.unreleased.insert(nexus);
+                    }
                     if round.verdict == Verdict::Done {
                         round.verdict = verdict;
                     }
@@ -271,19 +277,23 @@ impl Site {
             // No session any more, nothing reserved any more; a registrant's RELEASE may be refused, and has nothing to
             // release (SPC-4 5.13.3).
             Request::NexusLost => {
-                unit.book.forget(nexus);
                 // Some units take a registrant that comes back in another session for another.
-                if !registered(&self.engine, id, nexus) {
+                let closes = !registered(&self.engine, id, nexus);
+                if closes || round.unreleased.is_empty() {
+                    unit.book.forget(nexus);
+                }
+                if closes {
                     unit.close_nexus(now.mono, nexus);
                 }
                 Verdict::Done
             }
+            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Verdict::Done,
             Request::Reset(_) => {
-                unit.book.clear();
+                unit.book.clear_but(&round.unreleased);
                 Verdict::Done
             }
             Request::SiteStarted { .. } => {
-                unit.book.clear();
+                unit.book.clear_but(&round.unreleased);
                 unit.book.begun |= round.stamp.site == self.config.site;
                 Verdict::Done
             }
@@ -319,6 +329,18 @@ impl Site {
             | Request::SetModes(_) => verdict,
         };
         unit.keep_stand_ins(now.mono);
+        let ends =
+            matches!(*round.request, Request::NexusLost | Request::Reset(_) | Request::SiteStarted { .. });
+        let keeps = |who: &&Nexus| ends && unit.book.has(**who);
+        let kept: Vec<Nexus> = round.unreleased.iter().filter(keeps).copied().collect();
+        for who in kept {
+            let what = round.request.name();
+            let text = format!(
+                "the unit of volume {id} did not release what {who} may have reserved ({what}): the units may hold \
+                 different reservations. Another LOGICAL UNIT RESET releases it"
+            );
+            self.notice(Severity::Alarm, text);
+        }
         self.engine.handle_passed(now, id, round.stamp, verdict);
     }
 

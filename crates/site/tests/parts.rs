@@ -158,8 +158,29 @@ fn every_block_of_an_extent_is_admitted_as_its_kind_says_at_both_sites() {
         for other in others {
             assert!(admitted(&mut pair, other, &write(held, 1)) && admitted(&mut pair, other, &read(held)));
         }
+        // Without extents no question names blocks.
+        let swaps =
+            |pair: &Pair| pair.places.each_ref().map(|place| place.array.as_ref().expect("a unit").swaps);
+        let before = swaps(&pair);
+        assert!(others.into_iter().all(|other| admitted(&mut pair, other, &write(held, 2))));
+        assert_eq!(swaps(&pair), before);
         assert_eq!(alarms(&pair), Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_a_unit_did_not_release_is_asked_about_and_released_by_the_next_reset() {
+    let mut pair = paired();
+    let (owner, other, held) = (nexus(A, 1), nexus(B, 2), extent(10, 5));
+    let reset = || Request::Reset(biplex_engine::reserve::Reset::Unit);
+    assert_eq!(request(&mut pair, owner, reserve(5, ExtentKind::ExclusiveAccess, held, None)), DONE);
+    pair.places[1].array.as_mut().expect("a unit").busy = true;
+    assert_eq!(request(&mut pair, other, reset()), DONE);
+    pair.places[1].array.as_mut().expect("a unit").busy = false;
+    assert!(pair.places[1].notices.iter().any(|text| text.contains("did not release")));
+    assert!(!admitted(&mut pair, other, &write(held, 1)), "its unit holds it");
+    assert_eq!(request(&mut pair, other, reset()), DONE);
+    assert!(admitted(&mut pair, other, &write(held, 1)));
 }
 
 fn alarms(pair: &Pair) -> Vec<String> {

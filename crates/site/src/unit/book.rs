@@ -97,9 +97,14 @@ impl Book {
         self.entries.remove(&nexus).is_some()
     }
 
-    /// Nobody has anything any more.
-    pub fn clear(&mut self) {
-        self.entries.clear();
+    /// Nobody has anything any more but those of whom the unit has not said so.
+    pub fn clear_but(&mut self, unreleased: &BTreeSet<Nexus>) {
+        self.entries.retain(|nexus, _| unreleased.contains(nexus));
+    }
+
+    /// Whether the nexus may have something.
+    pub fn has(&self, nexus: Nexus) -> bool {
+        self.entries.contains_key(&nexus)
     }
 
     /// Whether extents may be reserved.

@@ -228,9 +228,9 @@ impl Probe {
                 Step::Known(RESERVE10)
             }
             (Step::Known(code), Some(bytes)) => self.take_usage(code, usage_of(code, bytes)),
-            (Step::Known(code), None) if verdict == Verdict::Unknown => self.take_usage(code, None),
             // SPC-4 5.13.1: exclusive access keeps this one out. Another session, or time, will tell.
-            (Step::Known(_), None) => Step::Capacity,
+            (Step::Known(_), None) if verdict == Verdict::Conflict => Step::Capacity,
+            (Step::Known(code), None) if verdict != Verdict::Later => self.take_usage(code, None),
             (Step::Capacity, Some(bytes)) => {
                 return match self.take_capacity(bytes) {
                     Ok(()) => self.conclude(),

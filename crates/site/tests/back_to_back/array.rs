@@ -19,6 +19,10 @@ pub struct Array {
     target: Target,
     pub table: Reservations,
     pub disk: Vec<u8>,
+    /// It answers BUSY to RESERVE, RELEASE and the like.
+    pub busy: bool,
+    /// COMPARE AND WRITEs served.
+    pub swaps: usize,
     open: BTreeSet<u64>,
     clock: u64,
 }
@@ -45,6 +49,8 @@ impl Array {
         Array {
             target: Target::new(config, device, Box::new(|bytes| bytes.fill(9))),
             table: Reservations::default(),
+            busy: false,
+            swaps: 0,
             disk: vec![0; (super::BLOCKS * 512) as usize],
             open: BTreeSet::new(),
             clock: 0,
@@ -114,6 +120,7 @@ impl Array {
             | Command::Fill { extent, .. }
             | Command::CompareAndWrite { extent, .. } => (Access::Write, Some(*extent)),
             Command::Check { access } => (*access, None),
+            Command::Control { .. } if self.busy => return Completion::Failed(Failure::Busy),
             Command::Control { request } => return Completion::Verdict(self.apply(nexus, &request.clone())),
             Command::Flush => (Access::Control, None),
             Command::Leave => {
@@ -134,6 +141,7 @@ impl Array {
                 Completion::Done
             }
             Command::CompareAndWrite { extent, compare, data } => {
+                self.swaps += 1;
                 let place = &mut self.disk[bytes(extent)];
                 let differs = place.iter().zip(&compare).position(|(found, wanted)| found != wanted);
                 Completion::Verdict(match differs {
