@@ -4,8 +4,10 @@
 
 use biplex_e2e::host::{BLOCK, HostError, Identity};
 use biplex_e2e::{Host, Pair, Settings, SiteName, Tgt, wait_until};
+use biplex_engine::HostId;
 use biplex_front::iscsi::initiator::{
-    Payload, extent_element, read16, release6, reserve6, reserve6_extents, test_unit_ready, write16,
+    Payload, extent_element, read16, release6, release6_extents, reserve6, reserve6_extents, reserve10,
+    test_unit_ready, write16,
 };
 use std::time::Duration;
 
@@ -119,10 +121,78 @@ fn judge_scsi2(pair: &Pair) {
         hear(&mut one);
         write_once(&mut one, 0, 4).map_err(|error| format!("{error:?}"))
     });
-    // What a unit could not be asked about is refused, and where.
+    one.logout();
+}
+
+/// Extents and third parties, from both sites.
+fn judge_parts(pair: &Pair) {
+    let [mut one, mut two] = hosts(pair);
+    let mut three = Host::at(&pair.sites[1], "three");
+    hear(&mut three);
+    // Exclusive access to 50 blocks, read shared to 10 more, under one id.
+    let list = [extent_element(3, 100, 50), extent_element(0, 200, 10)].concat();
+    one.once(reserve10(false, Some(7), false, 16), &list).expect("free");
+    two.once(reserve6_extents(7, 8), &extent_element(3, 150, 50)).expect("free");
+    let taken = two.once(reserve6_extents(8, 8), &extent_element(1, 149, 1)).map(drop);
+    assert_eq!(taken, Err(CONFLICT));
+    assert_eq!(three.once(reserve6(), &[]).map(drop), Err(CONFLICT));
+    let both: &[u8] = &[1; 2 * BLOCK];
+    for (lba, of_one, of_two, reads) in [
+        (99, true, true, true),
+        (149, true, false, false),
+        (150, false, true, false),
+        (205, false, false, true),
+    ] {
+        for (host, may) in [(&mut one, of_one), (&mut two, of_two), (&mut three, lba == 99)] {
+            let expected = if may { Ok(()) } else { Err(CONFLICT) };
+            assert_eq!(write_once(host, lba, lba as u8), expected, "{lba}");
+            let expected = if may || reads { Ok(()) } else { Err(CONFLICT) };
+            assert_eq!(read_once(host, lba).map(drop), expected, "{lba}");
+        }
+    }
+    // A write that spans what two hosts hold is neither's.
+    for host in [&mut one, &mut two] {
+        let spans = retried(|| host.once(write16(149, 2, false), both).map(drop));
+        assert_eq!(spans, Err(CONFLICT));
+    }
+    wait_destaged(pair);
+    assert_eq!(read_once(&mut one, 149), Ok(149));
+    assert_eq!(read_once(&mut two, 150), Ok(150));
+    one.once(release6_extents(7), &[]).expect("its own");
+    two.logout();
+    for lba in [149, 150, 205] {
+        assert_eq!(write_once(&mut three, lba, 3), Ok(()), "{lba}: released");
+    }
+    // The unit, for a host that comes later.
+    let name = Identity::named("guest").name;
+    let guest = HostId::of_name(&name).0.to_be_bytes();
+    one.once(reserve10(false, None, true, 8), &guest).expect("free");
+    assert_eq!(write_once(&mut one, 0, 1), Err(CONFLICT), "it is not for who asked");
+    assert_eq!(write_once(&mut three, 0, 1), Err(CONFLICT));
+    for site in &pair.sites {
+        let mut guest = Host::at(site, "guest");
+        hear(&mut guest);
+        assert_eq!(write_once(&mut guest, 0, 5), Ok(()));
+        guest.once(release6(), &[]).expect("of no effect");
+        assert_eq!(write_once(&mut three, 0, 1), Err(CONFLICT));
+        guest.logout();
+    }
+    wait_destaged(pair);
+    one.once(reserve10(true, None, true, 8), &guest).expect("its own");
+    assert_eq!(read_once(&mut three, 0), Ok(5));
+    one.logout();
+}
+
+/// What a unit would not know is refused, and where.
+fn judge_no_parts(pair: &Pair) {
+    let [mut one, mut two] = hosts(pair);
+    let refused = Err(HostError::Status { status: 2, sense: (5, 0x24, 0) });
     let list = extent_element(1, 100, 50);
-    let refused = one.once(reserve6_extents(7, 8), &list).map(drop);
-    assert_eq!(refused, Err(HostError::Status { status: 2, sense: (5, 0x24, 0) }));
+    assert_eq!(one.once(reserve6_extents(7, 8), &list).map(drop), refused);
+    assert_eq!(one.once(reserve10(false, Some(7), false, 8), &list).map(drop), refused);
+    assert_eq!(one.once(reserve10(false, None, true, 8), &[1; 8]).map(drop), refused);
+    assert_eq!(one.once(release6_extents(7), &[]).map(drop), refused);
+    assert_eq!(write_once(&mut two, 100, 2), Ok(()), "nothing is reserved");
     one.logout();
 }
 
@@ -229,6 +299,7 @@ fn tgt_units_hold_the_reservations_of_hosts_at_both_sites() {
     let Some((mut pair, tgts)) = on_tgt() else { return };
     judge_scsi2(&pair);
     judge_persistent(&pair);
+    judge_no_parts(&pair);
     judge_races(&pair, 40);
     // It is the unit that holds it: whoever comes to it past the pair is kept out, too.
     let [mut one, _two] = hosts(&pair);
@@ -248,6 +319,7 @@ fn tgt_units_hold_the_reservations_of_hosts_at_both_sites() {
 fn our_own_targets_hold_the_reservations_of_hosts_at_both_sites() {
     let (mut pair, mut disks) = on_own_targets();
     judge_scsi2(&pair);
+    judge_parts(&pair);
     judge_persistent(&pair);
     judge_races(&pair, 40);
     judge_calm(&pair);

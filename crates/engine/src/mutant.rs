@@ -49,8 +49,6 @@ pub enum Mutant {
     AckBeforeExecuted,
     /// The window is freed only by what is executed at the peer, and not by what its journal has.
     WindowByExecuted,
-    /// What the peer turned away, its journal being full, counts as kept there.
-    TurnedAwayIsKept,
     /// A reserve that finds somebody else is refused although a release is on its way.
     SkipRetry,
     /// A COMPARE AND WRITE is judged on the newest bytes instead of those at its place in the order.

@@ -322,7 +322,9 @@ impl Engine {
             }
             return;
         }
-        if !differ && !(doubt && undo.is_some()) {
+        // A unit that cannot reserve such has nothing to release: both are free of it.
+        let idle = matches!((&*request, verdict), (Request::Release { .. }, Verdict::BadCdb(_)));
+        if idle || (!differ && !(doubt && undo.is_some())) {
             return;
         }
         let held_before = self.order.passes.holders.contains(&(id, nexus));

@@ -457,8 +457,7 @@ impl Engine {
         let out = &mut self.outbound;
         out.acked = out.acked.max(ack.durable);
         // A peer that is in step has turned nothing away, or has got it since.
-        let in_step = ack.resumed || planted(Mutant::TurnedAwayIsKept);
-        out.kept = out.kept.max(if in_step { ack.taken } else { ack.durable });
+        out.kept = out.kept.max(if ack.resumed { ack.taken } else { ack.durable });
         // What was turned away is not here: the promise holds for us only up to it.
         let promise = match self.inbound.turned_away {
             Some((stamp, _)) => ack.promise.min(Stamp::last_of(stamp.time - 1)),

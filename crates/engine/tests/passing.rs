@@ -5,7 +5,7 @@ mod back_to_back;
 use back_to_back::{MS, Pair, VOLUME, host};
 use biplex_engine::engine::*;
 use biplex_engine::message::Message;
-use biplex_engine::reserve::{Request, Reset, Verdict};
+use biplex_engine::reserve::{Claim, ExtentKind, Extents, Request, Reset, Verdict};
 use biplex_engine::*;
 
 const A: SiteId = SiteId::A;
@@ -133,6 +133,46 @@ fn where_the_stores_differ_the_host_is_refused_and_what_one_granted_is_taken_bac
         assert_eq!(seen, [[RESERVE, RELEASE], [RESERVE, RELEASE]], "{refuses} refuses");
         let told = alarms(&pair, A);
         assert!(told.len() == 1 && told[0].contains("the units differ over RESERVE"), "{told:?}");
+    }
+}
+
+/// Extents and third parties: what is taken back is what was asked for, and one store that knows no extents differs only
+/// once.
+#[test]
+fn what_one_store_cannot_reserve_is_released_by_its_name_at_the_other() {
+    let claims =
+        vec![Claim { kind: ExtentKind::WriteExclusive, extent: Extent::new(Lba(8), 8).expect("blocks") }];
+    let third_party = Some(HostId(9));
+    for (asked_for, undone) in [
+        (
+            Request::Reserve { third_party: None, extents: Some(Extents { id: 7, claims: claims.clone() }) },
+            Request::Release { third_party: None, extents: Some(7) },
+        ),
+        (
+            Request::Reserve { third_party, extents: Some(Extents { id: 8, claims }) },
+            Request::Release { third_party, extents: Some(8) },
+        ),
+        (Request::Reserve { third_party, extents: None }, Request::Release { third_party, extents: None }),
+    ] {
+        let store = |site: SiteId, _: &Request| if site == B { Verdict::BadCdb(1) } else { Verdict::Done };
+        let mut pair = paired();
+        ask(&mut pair, host(A, 1), 1, asked_for.clone());
+        pair.settle();
+        let mut seen = vec![];
+        for _ in 0..6 {
+            seen.extend(asked(&pair, A).into_iter().map(|(_, _, request)| request));
+            SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &store));
+            pair.settle();
+            pair.pass(2 * MS);
+        }
+        assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::BadCdb(1))));
+        assert_eq!(seen, [asked_for, undone.clone()]);
+        assert_eq!(alarms(&pair, A).len(), 1, "{:?}", alarms(&pair, A));
+        // A host's own RELEASE of such is refused, and nothing differs.
+        ask(&mut pair, host(A, 1), 2, undone);
+        settle(&mut pair, &store);
+        assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::BadCdb(1))));
+        assert_eq!(alarms(&pair, A).len(), 1, "{:?}", alarms(&pair, A));
     }
 }
 

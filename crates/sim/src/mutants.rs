@@ -25,7 +25,7 @@ const fn hunt(mutant: Mutant, name: &'static str, weather: Weather, slant: Slant
 }
 
 /// All planted bugs.
-pub const HUNTS: [Hunt; 30] = {
+pub const HUNTS: [Hunt; 29] = {
     use Mutant::*;
     use Weather::{Cruel, Polite};
     [
@@ -51,7 +51,6 @@ pub const HUNTS: [Hunt; 30] = {
         hunt(GrantBeforeAck, "grant-before-ack", Cruel, Slant::Reservations, 40),
         hunt(AckBeforeExecuted, "ack-before-executed", Cruel, Slant::Reservations, 40),
         hunt(WindowByExecuted, "window-by-executed", Polite, Slant::Reservations, 100),
-        hunt(TurnedAwayIsKept, "turned-away-is-kept", Polite, Slant::Cramped, 150),
         hunt(SkipRetry, "skip-retry", Polite, Slant::HandOver, 20),
         hunt(JudgeNewest, "judge-newest", Polite, Slant::Swaps, 40),
         hunt(ShowSwapEarly, "show-swap-early", Cruel, Slant::Swaps, 150),

@@ -7,22 +7,27 @@
 //!                                                          └▶ UNIT ATTENTION ─▶ told to the host; asked again
 //! Action::Pass (both sites, in stamp order) ─▶ command in that nexus ─▶ unit ─▶ Engine::handle_passed
 //! ```
-//! The questions move no data: READ(16) and WRITE(16) of no blocks, TEST UNIT READY. Nothing of the answers is kept.
+//! The questions change nothing, and move no data as long as no extents are reserved (`question`). Nothing of the answers
+//! is kept.
 //!
 //! Invariants: an answer admits one command, and only if no request went through this unit while it was asked; else it
 //! is asked anew. No answer of the unit lets nothing in. What a host abandoned while it is parked never happens.
 
 use crate::api::*;
 use crate::site::{Asker, Site, failed};
+use crate::unit::book::{self, Party, Slot};
 use crate::unit::{Answer, PassTicket, Unit};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
-use biplex_engine::{Nexus, Now, Stamp, VolumeId};
-use biplex_front::iscsi::initiator::{persistent_reserve_in, read16, test_unit_ready, write16};
-use biplex_front::scsi::spell::spell;
+use biplex_engine::{HostId, Nexus, Now, Stamp, VolumeId};
+use biplex_front::iscsi::initiator::persistent_reserve_in;
+use biplex_front::scsi::spell::{Means, Spelt, spell};
 use biplex_front::{Command, Completion, Failure};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use question::{Most, Piece, pieces};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+mod question;
 
 /// How often a command is sent again because the unit had news for the nexus.
 const ATTENTIONS_MAX: u32 = 16;
@@ -38,8 +43,8 @@ const SIP_AND_ATP: u8 = 0x0c;
 enum Errand {
     /// The request that the volume's engine waits for, or one nexus' share of it.
     Request { nexus: Nexus, cdb: [u8; 16], data: Bytes, attentions: u32 },
-    /// Whether a parked command may come in.
-    Question { op: OpId, round: u64 },
+    /// Whether a parked command may come in, as far as this piece goes.
+    Question { op: OpId, round: u64, piece: Piece, left: VecDeque<Piece> },
     /// A host's PERSISTENT RESERVE IN.
     Inspection { op: OpId, nexus: Nexus, action: u8, attentions: u32 },
 }
@@ -63,6 +68,12 @@ struct Round {
     /// Answers still to come.
     left: usize,
     verdict: Verdict,
+    /// A RESERVE that the unit had not been asked for before.
+    fresh: bool,
+    /// What a RELEASE releases.
+    releases: Vec<(Slot, Party)>,
+    /// Nexuses of which the unit did not say that what they had is released.
+    unreleased: BTreeSet<Nexus>,
 }
 
 /// All that units were asked and have not answered.
@@ -75,8 +86,6 @@ pub(crate) struct Passing {
     rounds: BTreeMap<VolumeId, Round>,
     /// How many requests each unit has answered.
     answered: BTreeMap<VolumeId, u64>,
-    /// Nexuses that may hold a SCSI-2 reservation of the unit.
-    holders: BTreeSet<(VolumeId, Nexus)>,
 }
 
 impl Passing {
@@ -131,17 +140,21 @@ impl Site {
         None
     }
 
+    /// Asks from the beginning.
     fn question(&mut self, op: OpId) {
-        let Some(Parked { nexus, volume, access, .. }) = self.passing.parked.get(&op) else { return };
-        let cdb = match access {
-            Access::Exempt | Access::Look => test_unit_ready(),
-            Access::Read => read16(0, 0, false),
-            Access::Write | Access::Control => write16(0, 0, false),
-        };
-        let Some(unit) = self.units.get_mut(volume) else { return };
-        let ticket = unit.pass(*nexus, cdb, Bytes::new(), 0);
+        let Some(Parked { volume, access, command, .. }) = self.passing.parked.get(&op) else { return };
+        let most = self.units.get(volume).and_then(Unit::most_of_a_question);
+        let pieces = pieces(*access, command, most);
         let round = self.passing.answered.get(volume).copied().unwrap_or(0);
-        self.passing.errands.insert((*volume, ticket), Errand::Question { op, round });
+        self.ask_piece(op, round, pieces);
+    }
+
+    fn ask_piece(&mut self, op: OpId, round: u64, mut left: VecDeque<Piece>) {
+        let Some(Parked { nexus, volume, .. }) = self.passing.parked.get(&op) else { return };
+        let (Some(unit), Some(piece)) = (self.units.get_mut(volume), left.pop_front()) else { return };
+        let (cdb, data) = piece.spelt();
+        let ticket = unit.pass(*nexus, cdb, data, 0);
+        self.passing.errands.insert((*volume, ticket), Errand::Question { op, round, piece, left });
     }
 
     /// Nobody waits for a command any more. `false`: it is not parked.
@@ -177,39 +190,30 @@ impl Site {
         nexus: Nexus,
         request: std::sync::Arc<Request>,
     ) {
-        let (cdb, data) = match spell(&request) {
-            Ok(spelt) => spelt,
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let mut fresh = false;
+        let releases = match (&*request, book::about(&request)) {
+            (Request::Release { .. }, Some(what)) => unit.book.releases(nexus, what),
+            _ => Vec::new(),
+        };
+        let commands = match unit.commands(nexus, &request, &releases) {
+            Ok(commands) => commands,
             Err(verdict) => return self.engine.handle_passed(id, stamp, verdict),
         };
-        let Some(unit) = self.units.get_mut(&id) else { return };
-        let all = unit.nexuses();
-        let whose: Vec<Nexus> = match &*request {
-            // What was reserved ends with the nexus; one that has no session with the unit has nothing there.
-            Request::NexusLost => all.into_iter().filter(|known| *known == nexus).collect(),
-            // CLEAR TASK SET releases nothing.
-            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Vec::new(),
-            Request::Reset(_) => all,
-            // That site's sessions are over, and ours that stood for its hosts end now.
-            Request::SiteStarted { .. } => all,
-            Request::Reserve { .. }
-            | Request::Release { .. }
-            | Request::Register { .. }
-            | Request::ReservePersistent { .. }
-            | Request::ReleasePersistent { .. }
-            | Request::Clear { .. }
-            | Request::Preempt { .. }
-            | Request::Move { .. }
-            | Request::SetModes(_) => vec![nexus],
-        };
-        if matches!(*request, Request::Reserve { .. }) {
-            self.passing.holders.insert((id, nexus));
+        if let (Request::Reserve { .. }, Some(what)) = (&*request, book::about(&request)) {
+            match unit.book.reserving(nexus, what) {
+                Some(new) => fresh = new,
+                None => return self.engine.handle_passed(id, stamp, Verdict::NoRoomToReserve),
+            }
         }
-        let round = Round { stamp, request, nexus, left: whose.len(), verdict: Verdict::Done };
+        let left = commands.len();
+        let (verdict, unreleased) = (Verdict::Done, BTreeSet::new());
+        let round = Round { stamp, request, nexus, left, verdict, fresh, releases, unreleased };
         self.passing.rounds.insert(id, round);
-        for nexus in &whose {
-            self.send_request(id, *nexus, cdb, data.clone(), 0);
+        for (nexus, (cdb, data)) in commands {
+            self.send_request(id, nexus, cdb, data, 0);
         }
-        if whose.is_empty() {
+        if left == 0 {
             self.round_over(now, id);
         }
     }
@@ -240,6 +244,9 @@ impl Site {
                 if let Some(round) = self.passing.rounds.get_mut(&id) {
                     round.left -= 1;
                     let verdict = result.map_or(Verdict::Unreachable, |answer| verdict_of(&answer));
+                    if verdict == Verdict::Unreachable {
+                        round.unreleased.insert(nexus);
+                    }
                     if round.verdict == Verdict::Done {
                         round.verdict = verdict;
                     }
@@ -248,7 +255,9 @@ impl Site {
                     }
                 }
             }
-            Errand::Question { op, round } => self.questioned(now, id, op, round, &result),
+            Errand::Question { op, round, piece, left } => {
+                self.questioned(now, id, op, round, (piece, left), &result);
+            }
             Errand::Inspection { op, nexus, action, attentions } => {
                 if self.heard(id, nexus, &result) && attentions < ATTENTIONS_MAX {
                     return self.ask_persistent(op, id, nexus, action, attentions + 1);
@@ -261,66 +270,106 @@ impl Site {
     fn round_over(&mut self, now: Now, id: VolumeId) {
         let Some(round) = self.passing.rounds.remove(&id) else { return };
         *self.passing.answered.entry(id).or_default() += 1;
-        let mut verdict = round.verdict;
-        match &*round.request {
+        let (verdict, nexus) = (round.verdict, round.nexus);
+        let Some(unit) = self.units.get_mut(&id) else { return };
+        let done = verdict == Verdict::Done;
+        let verdict = match &*round.request {
             // No session any more, nothing reserved any more; a registrant's RELEASE may be refused, and has nothing to
             // release (SPC-4 5.13.3).
             Request::NexusLost => {
-                verdict = Verdict::Done;
-                self.passing.holders.remove(&(id, round.nexus));
                 // Some units take a registrant that comes back in another session for another.
-                if !registered(&self.engine, id, round.nexus)
-                    && let Some(unit) = self.units.get_mut(&id)
-                {
-                    unit.close_nexus(now.mono, round.nexus);
+                let closes = !registered(&self.engine, id, nexus);
+                if closes || round.unreleased.is_empty() {
+                    unit.book.forget(nexus);
                 }
+                if closes {
+                    unit.close_nexus(now.mono, nexus);
+                }
+                Verdict::Done
             }
-            Request::Reset(_) | Request::SiteStarted { .. } => {
-                verdict = Verdict::Done;
-                self.passing.holders.retain(|(of, _)| *of != id);
+            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Verdict::Done,
+            Request::Reset(_) => {
+                unit.book.clear_but(&round.unreleased);
+                Verdict::Done
             }
-            Request::Release { .. } if verdict == Verdict::Done => {
-                self.passing.holders.remove(&(id, round.nexus));
+            Request::SiteStarted { .. } => {
+                unit.book.clear_but(&round.unreleased);
+                unit.book.begun |= round.stamp.site == self.config.site;
+                Verdict::Done
             }
-            Request::Reserve { .. } | Request::ReservePersistent { .. } if verdict == Verdict::Done => {
+            Request::Release { .. } if done => {
+                round.releases.iter().for_each(|what| unit.book.strike(nexus, *what));
+                verdict
+            }
+            Request::Reserve { third_party, extents } => {
+                let what = (extents.as_ref().map(|extents| extents.id), *third_party);
+                if done {
+                    unit.book.reserved(nexus, what);
+                } else if round.fresh && verdict != Verdict::Unreachable {
+                    unit.book.strike(nexus, what);
+                }
                 // Data goes through the holder's nexus from now on, without a conflict first.
-                if let Some(unit) = self.units.get_mut(&id) {
-                    unit.set_carrier(Some(round.nexus));
+                if done && extents.is_none() {
+                    let holder = third_party.map_or(nexus, |host| unit.stand_in(host));
+                    unit.set_carrier(Some(holder));
                 }
+                verdict
             }
-            Request::Reserve { .. } if verdict == Verdict::Conflict => {
-                self.passing.holders.remove(&(id, round.nexus));
+            Request::ReservePersistent { .. } if done => {
+                unit.set_carrier(Some(nexus));
+                verdict
             }
-            Request::Reserve { .. }
-            | Request::Release { .. }
+            Request::Release { .. }
             | Request::Register { .. }
             | Request::ReservePersistent { .. }
             | Request::ReleasePersistent { .. }
             | Request::Clear { .. }
             | Request::Preempt { .. }
             | Request::Move { .. }
-            | Request::SetModes(_) => {}
+            | Request::SetModes(_) => verdict,
+        };
+        unit.keep_stand_ins(now.mono);
+        let ends =
+            matches!(*round.request, Request::NexusLost | Request::Reset(_) | Request::SiteStarted { .. });
+        let keeps = |who: &&Nexus| ends && unit.book.has(**who);
+        let kept: Vec<Nexus> = round.unreleased.iter().filter(keeps).copied().collect();
+        for who in kept {
+            let what = round.request.name();
+            let text = format!(
+                "the unit of volume {id} did not release what {who} may have reserved ({what}): the units may hold \
+                 different reservations. Another LOGICAL UNIT RESET releases it"
+            );
+            self.notice(Severity::Alarm, text);
         }
         self.engine.handle_passed(id, round.stamp, verdict);
     }
 
-    fn questioned(&mut self, now: Now, id: VolumeId, op: OpId, round: u64, result: &Result<Answer, String>) {
+    fn questioned(
+        &mut self,
+        now: Now,
+        id: VolumeId,
+        op: OpId,
+        round: u64,
+        (piece, left): (Piece, VecDeque<Piece>),
+        result: &Result<Answer, String>,
+    ) {
         let Some(parked) = self.passing.parked.get_mut(&op) else { return };
         let nexus = parked.nexus;
-        parked.attentions += 1;
-        let again = parked.attentions <= ATTENTIONS_MAX;
         let stale = self.passing.answered.get(&id).copied().unwrap_or(0) != round;
         // SAM-5 5.14: news come before a conflict. The host asks again and hears them first.
         let news = matches!(result, Ok(answer) if answer.is_attention());
+        let again = (news || stale) && parked.attentions < ATTENTIONS_MAX;
+        parked.attentions += u32::from(again);
         let told = matches!(result, Ok(answer) if news && self.tell_attention(id, nexus, &answer.sense));
-        if (news || stale) && again && !told {
+        if again && !told {
             return self.question(op);
         }
+        let verdict = result.as_ref().map(|answer| piece.verdict(answer));
+        if verdict == Ok(Verdict::Done) && !stale && !left.is_empty() {
+            return self.ask_piece(op, round, left);
+        }
         let Some(parked) = self.passing.parked.remove(&op) else { return };
-        let verdict = match result {
-            Ok(answer) => verdict_of(answer),
-            Err(_) => return self.complete(now, op, Outcome::NotReady),
-        };
+        let Ok(verdict) = verdict else { return self.complete(now, op, Outcome::NotReady) };
         match verdict {
             _ if told => self.complete(now, op, Outcome::Busy),
             Verdict::Done if stale => self.complete(now, op, Outcome::Busy),
@@ -388,7 +437,7 @@ impl Site {
 
     /// A host's session with a unit was lost.
     pub(crate) fn unit_nexus_lost(&mut self, now: Now, id: VolumeId, nexus: Nexus) {
-        if self.passing.holders.remove(&(id, nexus)) {
+        if self.units.get_mut(&id).is_some_and(|unit| unit.book.forget(nexus)) {
             let text = format!(
                 "the unit of volume {id} lost the nexus of {nexus}, and what that had reserved: released at both sites"
             );
@@ -481,9 +530,66 @@ fn field(sense: &[u8]) -> u16 {
 
 impl Unit {
     /// The hosts' nexuses that have sessions with it.
-    pub(crate) fn nexuses(&self) -> Vec<Nexus> {
+    fn nexuses(&self) -> Vec<Nexus> {
         self.ports()
             .filter_map(|port| if let crate::unit::Port::Host(nexus) = port { Some(nexus) } else { None })
             .collect()
+    }
+
+    /// What is sent for a request, and in which nexuses; an error is what comes of it instead.
+    fn commands(
+        &self,
+        nexus: Nexus,
+        request: &Request,
+        releases: &[(Slot, Party)],
+    ) -> Result<Vec<(Nexus, Spelt)>, Verdict> {
+        let whose = match request {
+            // What was reserved ends with the nexus; one that has no session with the unit has nothing there.
+            Request::NexusLost => self.nexuses().into_iter().filter(|known| *known == nexus).collect(),
+            // CLEAR TASK SET releases nothing.
+            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Vec::new(),
+            // That site's sessions are over, and ours that stood for its hosts end now.
+            Request::Reset(_) | Request::SiteStarted { .. } => self.nexuses(),
+            Request::Release { .. } => {
+                let all = releases.iter().map(|what| Ok((nexus, self.release(*what)?)));
+                return all.collect();
+            }
+            Request::Reserve { .. }
+            | Request::Register { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::SetModes(_) => return Ok(vec![(nexus, self.spell(request)?)]),
+        };
+        let all = whose.into_iter().flat_map(|nexus| {
+            let releases = self.book.all_releases(nexus).into_iter();
+            releases.filter_map(move |what| Some((nexus, self.release(what).ok()?)))
+        });
+        Ok(all.collect())
+    }
+
+    fn release(&self, (extents, third_party): (Slot, Party)) -> Result<Spelt, Verdict> {
+        self.spell(&Request::Release { third_party, extents })
+    }
+
+    fn spell(&self, request: &Request) -> Result<Spelt, Verdict> {
+        let parts = self.facts().and_then(|facts| facts.parts);
+        if parts.is_none() && book::about(request).is_some_and(|what| what != (None, None)) {
+            // A reservation has kept it from saying what it can.
+            return Err(Verdict::Unreachable);
+        }
+        let parts = parts.unwrap_or_default();
+        let name = |host| self.host_at_unit(host);
+        let third_party = parts.third_party.then_some(&name as &dyn Fn(HostId) -> HostId);
+        spell(request, Means { extents: parts.extents.is_some(), ten: parts.ten, third_party })
+    }
+
+    /// How much one command may ask about; `None`: commands of no blocks say all, as no extents are reserved.
+    fn most_of_a_question(&self) -> Option<Most> {
+        let facts = self.facts().filter(|_| self.book.extents())?;
+        let swap = facts.parts.and_then(|parts| parts.extents)?;
+        Some(Most { verify: facts.transfer_blocks_max, swap: u64::from(swap) })
     }
 }

@@ -18,6 +18,7 @@
 //! - A pass goes through its own nexus's session or none, and is sent at most once.
 
 pub(crate) mod answer;
+pub(crate) mod book;
 mod name;
 mod orders;
 mod probe;
@@ -27,13 +28,14 @@ mod tests;
 pub use answer::Answer;
 pub(crate) use answer::codes as sense_codes;
 pub use name::{NAME_BYTES_MAX, Port, initiator_port};
-pub use probe::{Facts, Zeroing, judge_capacity};
+pub use probe::{Facts, Parts, Zeroing, judge_capacity};
 
 use crate::api::{ChapConfig, Severity};
-use biplex_engine::{Nexus, SiteId, VolumeId};
+use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
 use biplex_front::iscsi::initiator::{Initiator, InitiatorConfig, InitiatorEvent, Payload, lun};
 use biplex_store::{DiskResult, DiskTicket};
+use book::Book;
 use bytes::Bytes;
 use orders::{Orders, Part};
 use probe::{Next, Probe};
@@ -271,6 +273,8 @@ pub struct Unit {
     /// The session that carried data when another met a conflict.
     lucky: Option<Port>,
     facts: Option<Facts>,
+    /// What hosts may have reserved.
+    pub(crate) book: Book,
     orders: Orders,
     next_conn: u64,
     next_tag: u64,
@@ -313,6 +317,7 @@ impl Unit {
             carrier: None,
             lucky: None,
             facts: None,
+            book: Book::default(),
             orders: Orders::default(),
             next_conn: 1,
             next_tag: 1,
@@ -363,6 +368,32 @@ impl Unit {
             self.stirred = true;
         }
         room
+    }
+
+    /// How the unit, if it is one of ours, calls a host as a third party.
+    pub(crate) fn host_at_unit(&self, host: HostId) -> HostId {
+        name::host_at_unit(&self.pair, self.site, self.volume, host)
+    }
+
+    /// The nexus in which data moves for a third party: it may have no session of its own yet.
+    pub(crate) fn stand_in(&self, host: HostId) -> Nexus {
+        name::stand_in(host, self.site)
+    }
+
+    /// Third parties for which something may be reserved have a session, others need none.
+    pub(crate) fn keep_stand_ins(&mut self, now: u64) {
+        let wanted = self.book.third_parties();
+        for host in &wanted {
+            self.session_for(self.stand_in(*host));
+        }
+        for port in self.sessions.keys().copied().collect::<Vec<_>>() {
+            if let Port::Host(nexus) = port
+                && name::is_stand_in(nexus)
+                && !wanted.contains(&nexus.host)
+            {
+                self.close_nexus(now, nexus);
+            }
+        }
     }
 
     /// Sends a host's command through its own session, which is opened on demand, exactly as it is and at most once.

@@ -4,8 +4,8 @@
 mod back_to_back;
 
 use back_to_back::{MS, Pair, SECOND, nexus, write};
-use biplex_engine::reserve::{PersistentKind, Request, Verdict};
-use biplex_engine::{Nexus, SiteId};
+use biplex_engine::reserve::{Claim, ExtentKind, Extents, PersistentKind, Request, Verdict};
+use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
 use biplex_site::{Mode, Rules};
 use std::collections::BTreeMap;
@@ -24,6 +24,47 @@ impl Random {
     }
 }
 
+/// How hosts reserve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Whole,
+    Persistent,
+    Extents,
+}
+
+/// Extents that a host was told it has.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    claim: Claim,
+    third_party: Option<HostId>,
+    /// In which step.
+    step: u64,
+}
+
+impl Told {
+    /// Whether it keeps a host from reading or writing a block.
+    fn keeps_out(&self, owner: Nexus, host: Nexus, lba: Lba, writes: bool) -> bool {
+        let holds = self.third_party.map_or(owner == host, |party| party == host.host);
+        self.claim.extent.contains(back_to_back::block(lba.0))
+            && match self.claim.kind {
+                ExtentKind::ReadShared => writes,
+                ExtentKind::WriteExclusive => writes && !holds,
+                ExtentKind::ReadExclusive => !writes && !holds,
+                ExtentKind::ExclusiveAccess => !holds,
+            }
+    }
+
+    /// Whether it and another owner's cannot both stand.
+    fn excludes(&self, other: Claim) -> bool {
+        use ExtentKind::{ReadExclusive, ReadShared, WriteExclusive};
+        let together = matches!(
+            (self.claim.kind, other.kind),
+            (ReadShared, ReadShared) | (WriteExclusive, ReadExclusive) | (ReadExclusive, WriteExclusive)
+        );
+        self.claim.extent.overlaps(other.extent) && !together
+    }
+}
+
 struct Play {
     pair: Pair,
     random: Random,
@@ -35,6 +76,10 @@ struct Play {
     holder: Option<(Nexus, u64)>,
     /// The last step in which something was asked, or happened, that may end a reservation.
     ended: u64,
+    /// Extents by owner and id, as long as nobody has asked for what may end them.
+    told: BTreeMap<(Nexus, u8), Told>,
+    /// What was asked last for an owner and id: nothing that was asked before says any more what stands.
+    last: BTreeMap<(Nexus, u8), TaskId>,
     counts: BTreeMap<&'static str, u32>,
 }
 
@@ -49,6 +94,8 @@ impl Play {
             asked: BTreeMap::new(),
             holder: None,
             ended: 0,
+            told: BTreeMap::new(),
+            last: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }
@@ -59,6 +106,7 @@ impl Play {
 
     fn ends(&mut self) {
         (self.holder, self.ended) = (None, self.step);
+        self.told.clear();
     }
 
     fn ask(&mut self, host: Nexus, command: Command) {
@@ -75,6 +123,15 @@ impl Play {
             }
         }
         let task = self.pair.submit(host, command.clone());
+        let id = match &command {
+            Command::Control { request: Request::Reserve { extents: Some(extents), .. } } => Some(extents.id),
+            Command::Control { request: Request::Release { extents, .. } } => *extents,
+            _ => None,
+        };
+        if let Some(id) = id {
+            self.told.remove(&(host, id));
+            self.last.insert((host, id), task);
+        }
         self.asked.insert(task, (host, command, self.step));
     }
 
@@ -87,7 +144,13 @@ impl Play {
                     command,
                     Command::Control { request: Request::Reserve { .. } | Request::ReservePersistent { .. } }
                 );
+                self.judge_extents(task, host, &command, since, &completion);
+                let whole = !matches!(
+                    command,
+                    Command::Control { request: Request::Reserve { extents: Some(_), .. } }
+                );
                 match completion {
+                    Completion::Verdict(Verdict::Done) if reserves && !whole => self.count("granted"),
                     Completion::Verdict(Verdict::Done) if reserves => {
                         self.count("granted");
                         // One that was asked before may have been granted before, and be over.
@@ -95,7 +158,7 @@ impl Play {
                             && holder != host
                             && told < since
                         {
-                            let words = self.told();
+                            let words = self.words();
                             panic!(
                                 "step {}: {host} was granted what {holder} holds since step {told}\n{words}",
                                 self.step
@@ -124,8 +187,53 @@ impl Play {
         }
     }
 
+    /// An answer against the extents that others were told they have.
+    fn judge_extents(
+        &mut self,
+        task: TaskId,
+        host: Nexus,
+        command: &Command,
+        since: u64,
+        completion: &Completion,
+    ) {
+        let (extent, writes) = match (command, completion) {
+            (Command::Write { extent, .. }, Completion::Done) => (*extent, true),
+            (Command::Read { extent, .. }, Completion::Data(_)) => (*extent, false),
+            (Command::Control { request }, Completion::Verdict(Verdict::Done)) => {
+                let Request::Reserve { third_party, extents: Some(extents) } = request else { return };
+                let claim = extents.claims[0];
+                for ((owner, id), told) in &self.told {
+                    let stands = *owner != host && told.step < since && told.excludes(claim);
+                    assert!(
+                        !stands,
+                        "{host} was granted {claim:?} against {told:?}, {owner}, {id}\n{}",
+                        self.words()
+                    );
+                }
+                // What may have ended it was perhaps executed after it.
+                if since > self.ended && self.last.get(&(host, extents.id)) == Some(&task) {
+                    let told = Told { claim, third_party: *third_party, step: self.step };
+                    self.told.insert((host, extents.id), told);
+                }
+                return;
+            }
+            _ => return,
+        };
+        for ((owner, id), told) in &self.told {
+            let met = told.step < since && told.keeps_out(*owner, host, extent.start(), writes);
+            assert!(
+                !met,
+                "{host} was let in to {extent:?}, writing: {writes}: {told:?}, {owner}, {id}\n{}",
+                self.words()
+            );
+            if told.step < since {
+                *self.counts.entry("beside extents").or_default() += 1;
+            }
+        }
+    }
+
     /// The last words of both sites.
-    fn told(&self) -> String {
+    fn words(&self) -> String {
         let of = |index: usize| {
             let all = &self.pair.places[index].notices;
             all[all.len().saturating_sub(20)..].join("\n  ")
@@ -133,12 +241,39 @@ impl Play {
         format!("A:\n  {}\nB:\n  {}", of(0), of(1))
     }
 
-    fn act(&mut self, persistent: bool) {
+    /// One extent of eight blocks, for who asks or for another.
+    fn act_on_extents(&mut self, host: Nexus) {
+        let (id, lba) = (self.random.below(2) as u8, self.random.below(8) as u64);
+        let blocks = Extent::new(Lba(lba), 1 + self.random.below(3) as u64).expect("some blocks");
+        let other = self.hosts[self.random.below(4)].host;
+        let third_party = (self.random.below(4) == 0).then_some(other);
+        let request = match self.random.below(8) {
+            0 | 1 => {
+                let claims = vec![Claim { kind: ExtentKind::ALL[self.random.below(4)], extent: blocks }];
+                Request::Reserve { third_party, extents: Some(Extents { id, claims }) }
+            }
+            2 => Request::Release { third_party, extents: Some(id) },
+            3..6 => return self.ask(host, write(lba, self.step as u8)),
+            _ => return self.ask(host, Command::Read { extent: back_to_back::block(lba), fua: false }),
+        };
+        self.ask(host, Command::Control { request });
+    }
+
+    fn act(&mut self, way: Way) {
+        let persistent = way == Way::Persistent;
         let host = self.hosts[self.random.below(4)];
         let key = host.host.0;
         let control = |request| Command::Control { request };
         let whole = || Request::Reserve { third_party: None, extents: None };
-        match self.random.below(100) {
+        let dice = match (way, self.random.below(100)) {
+            // Extents stand for longer, so that there is something to be kept out of.
+            (Way::Extents, 0..94) => return self.act_on_extents(host),
+            (Way::Extents, 94..97) => 80,
+            (Way::Extents, 97) => 88,
+            (Way::Extents, _) => 99,
+            (Way::Whole | Way::Persistent, dice) => dice,
+        };
+        match dice {
             0..25 => self.ask(host, write(host.host.0, self.step as u8)),
             25..50 if persistent => self.ask(host, control(Request::ReservePersistent { key, kind: KIND })),
             50..70 if persistent => self.ask(host, control(Request::ReleasePersistent { key, kind: KIND })),
@@ -166,16 +301,16 @@ impl Play {
         }
     }
 
-    fn run(&mut self, persistent: bool, steps: u64) {
+    fn run(&mut self, way: Way, steps: u64) {
         for step in 1..=steps {
             self.step = step;
             match self.random.below(10) {
-                0 if self.asked.len() < 12 => self.act(persistent),
+                0 if self.asked.len() < 12 => self.act(way),
                 0..3 => self.pair.tick(MS / 10),
                 _ => {
                     let lanes = self.pair.lanes();
                     match lanes.len() {
-                        0 => self.act(persistent),
+                        0 => self.act(way),
                         count => self.pair.deliver(lanes[self.random.below(count)]),
                     }
                 }
@@ -205,7 +340,13 @@ impl Play {
                 continue;
             }
             let (a, b) = (has(0, SiteId::A, host), has(1, SiteId::B, host));
-            assert_eq!(a, b, "{host}: at A and at B: by SCSI-2, persistent, key\n{}", self.told());
+            assert_eq!(a, b, "{host}: at A and at B: by SCSI-2, persistent, key\n{}", self.words());
+            let extents = |index: usize, site| {
+                let array = self.pair.places[index].array.as_ref().expect("a unit");
+                array.extents_of(site, host, &self.hosts)
+            };
+            let (a, b) = (extents(0, SiteId::A), extents(1, SiteId::B));
+            assert_eq!(a, b, "{host}: extents at A and at B\n{}", self.words());
         }
     }
 }
@@ -221,36 +362,42 @@ fn register(key: u64) -> Request {
     }
 }
 
-fn sweep(persistent: bool) {
+fn sweep(way: Way) {
     let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
     for seed in 1..=40 {
         let mode = if seed % 2 == 0 { Mode::Sync } else { Mode::Async };
         let played = std::panic::catch_unwind(|| {
             let mut play = Play::new(seed, mode);
-            if persistent {
+            if way == Way::Persistent {
                 for host in play.hosts {
                     play.ask(host, Command::Control { request: register(host.host.0) });
                 }
             }
-            play.run(persistent, 1500);
+            play.run(way, 1500);
             play.judge_rest();
             play.counts
         });
-        let found = played.unwrap_or_else(|_| panic!("seed {seed}, {mode:?}, persistent: {persistent}"));
+        let found = played.unwrap_or_else(|_| panic!("seed {seed}, {mode:?}, {way:?}"));
         found.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
     }
-    println!("persistent: {persistent}: {counts:?}");
-    for what in ["granted", "written", "kept out", "units lost"] {
+    println!("{way:?}: {counts:?}");
+    let beside = (way == Way::Extents).then_some("beside extents");
+    for what in ["granted", "written", "kept out", "units lost"].into_iter().chain(beside) {
         assert!(counts.get(what).is_some_and(|count| *count > 20), "{what}: nothing was judged: {counts:?}");
     }
 }
 
 #[test]
 fn units_reserved_by_scsi2_keep_out_at_both_sites_and_end_alike() {
-    sweep(false);
+    sweep(Way::Whole);
 }
 
 #[test]
 fn units_reserved_by_registrants_keep_out_at_both_sites_and_end_alike() {
-    sweep(true);
+    sweep(Way::Persistent);
+}
+
+#[test]
+fn extents_of_units_keep_out_at_both_sites_and_end_alike() {
+    sweep(Way::Extents);
 }

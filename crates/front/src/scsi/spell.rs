@@ -1,37 +1,43 @@
 //! Spells a request back as the command that asks it of a unit which keeps reservations itself (E5.1): the other
 //! direction of `reserve` and `persistent`. Says what cannot be asked of such a unit, and why.
 
-use crate::iscsi::initiator::{persistent_parameters, persistent_reserve_out, release6, reserve6};
-use biplex_engine::reserve::{Request, Verdict};
+use crate::iscsi::initiator::{
+    extent_element, persistent_parameters, persistent_reserve_out, release6, release6_extents, reserve6,
+    reserve6_extents, reserve10,
+};
+use biplex_engine::HostId;
+use biplex_engine::reserve::{Extents, Request, Verdict};
 use bytes::Bytes;
 
 /// A CDB and its parameter list.
 pub type Spelt = ([u8; 16], Bytes);
 
+/// What the unit can, and how it calls those whom a request names.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// It reserves extents.
+    pub extents: bool,
+    /// It knows RESERVE(10) and RELEASE(10).
+    pub ten: bool,
+    /// It reserves for third parties, and calls a host so.
+    pub third_party: Option<&'a dyn Fn(HostId) -> HostId>,
+}
+
 /// The command for this request, in the nexus that asks; an error is what the host is told instead.
 ///
-/// Each of these holds for a nexus that stands for another at another target port, so nothing that names ports or third
-/// parties can be handed on as it is:
-/// - Extents and third parties: no command that moves nothing asks a unit whether it would let another write just these
-///   blocks, and a third party has a nexus of its own here.
-/// - SPEC_I_PT, ALL_TG_PT, REGISTER AND MOVE: the unit's ports and initiators are not those that the host names.
+/// Each of these holds for a nexus that stands for another at another target port, so nothing that names ports can be
+/// handed on as it is: SPEC_I_PT, ALL_TG_PT and REGISTER AND MOVE are refused, for the unit's ports and initiators are
+/// not those that the host names. Extents and third parties are refused where the unit would not know them.
 ///
-/// What releases SCSI-2 reservations (a lost nexus, a reset) is a RELEASE in each nexus concerned.
-pub fn spell(request: &Request) -> Result<Spelt, Verdict> {
-    let whole = |third_party: bool, extents: bool| match (third_party, extents) {
-        (false, false) => Ok(()),
-        // SCSI-2 9.2.12: 3rdPty and Extent are in byte 1.
-        (true, _) | (_, true) => Err(Verdict::BadCdb(1)),
-    };
+/// What releases SCSI-2 reservations (a lost nexus, a reset) is a RELEASE in each nexus concerned, of each that it may
+/// have: of the unit, as it is spelt here, and of those for which the asker spells [`Request::Release`].
+pub fn spell(request: &Request, means: Means) -> Result<Spelt, Verdict> {
     Ok(match request {
         Request::Reserve { third_party, extents } => {
-            whole(third_party.is_some(), extents.is_some())?;
-            (reserve6(), Bytes::new())
+            let id = extents.as_ref().map(|extents| extents.id);
+            scsi2(false, *third_party, id, extents.as_ref().map_or(Vec::new(), elements), means)?
         }
-        Request::Release { third_party, extents } => {
-            whole(third_party.is_some(), extents.is_some())?;
-            (release6(), Bytes::new())
-        }
+        Request::Release { third_party, extents } => scsi2(true, *third_party, *extents, Vec::new(), means)?,
         // SPC-4 6.16.3: SPEC_I_PT and ALL_TG_PT are in byte 20.
         Request::Register { all_ports: true, .. } => return Err(Verdict::BadParameter(20)),
         Request::Register { also, .. } if !also.is_empty() => return Err(Verdict::BadParameter(20)),
@@ -52,6 +58,46 @@ pub fn spell(request: &Request) -> Result<Spelt, Verdict> {
     })
 }
 
+/// RESERVE or RELEASE: of 6 bytes where that says all.
+fn scsi2(
+    release: bool,
+    third_party: Option<HostId>,
+    extents: Option<u8>,
+    elements: Vec<u8>,
+    means: Means,
+) -> Result<Spelt, Verdict> {
+    // SCSI-2 9.2.12: 3rdPty and Extent are in byte 1.
+    let refused = Verdict::BadCdb(1);
+    if extents.is_some() && !means.extents {
+        return Err(refused);
+    }
+    let mut list = Vec::new();
+    if let Some(host) = third_party {
+        let name = means.third_party.filter(|_| means.ten).ok_or(refused)?;
+        list.extend_from_slice(&name(host).0.to_be_bytes());
+    }
+    list.extend_from_slice(&elements);
+    let bytes = u16::try_from(list.len()).map_err(|_| Verdict::NoRoomToReserve)?;
+    let cdb = match extents {
+        None if third_party.is_none() && release => release6(),
+        None if third_party.is_none() => reserve6(),
+        Some(id) if !means.ten && release => release6_extents(id),
+        Some(id) if !means.ten => reserve6_extents(id, bytes),
+        Some(_) | None => reserve10(release, extents, third_party.is_some(), bytes),
+    };
+    Ok((cdb, list.into()))
+}
+
+/// The list of extents. One of more blocks than its three bytes can say came as one of none: up to the unit's end.
+fn elements(extents: &Extents) -> Vec<u8> {
+    let element = |claim: &biplex_engine::reserve::Claim| {
+        let blocks = u32::try_from(claim.extent.blocks()).ok().filter(|blocks| *blocks < 1 << 24);
+        // A list has four bytes for the first block.
+        extent_element(claim.kind as u8, claim.extent.start().0 as u32, blocks.unwrap_or(0))
+    };
+    extents.claims.iter().flat_map(element).collect()
+}
+
 fn persistent(action: u8, kind: u8, key: u64, other: u64, aptpl: bool) -> Spelt {
     let list = persistent_parameters(key, other, aptpl);
     (persistent_reserve_out(action, kind), Bytes::copy_from_slice(&list))
@@ -65,6 +111,9 @@ mod tests {
     use biplex_engine::reserve::{Claim, ExtentKind, Extents, PersistentKind, Registrant};
     use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
     use std::sync::Arc;
+
+    const ALL: Means = Means { extents: true, ten: true, third_party: Some(&|host| HostId(host.0 + 100)) };
+    const NOTHING: Means = Means { extents: false, ten: true, third_party: None };
 
     fn register(key: Option<u64>, all_ports: bool, also: Vec<Registrant>) -> Request {
         Request::Register { key, new_key: 7, aptpl: true, all_ports, name: "iqn.a:b".into(), also }
@@ -88,16 +137,55 @@ mod tests {
             Request::Preempt { key: 7, victim: 8, kind, abort: false },
             Request::Preempt { key: 7, victim: 8, kind, abort: true },
         ] {
-            let (cdb, list) = spell(&request).expect("it can be asked");
+            let (cdb, list) = spell(&request, ALL).expect("it can be asked");
             assert_eq!(read::out(Cdb::new(&cdb), &list, &asker), Ok(request));
         }
-        let whole = Request::Reserve { third_party: None, extents: None };
-        let (cdb, list) = spell(&whole).expect("it can be asked");
-        assert_eq!(reserve::reserve(Cdb::new(&cdb), &list, 100), Ok(whole));
-        let free = Request::Release { third_party: None, extents: None };
-        let (cdb, list) = spell(&free).expect("it can be asked");
-        assert_eq!(reserve::release(Cdb::new(&cdb), &list), Ok(free));
-        assert_eq!(spell(&Request::NexusLost), Ok((release6(), Bytes::new())));
+        assert_eq!(spell(&Request::NexusLost, ALL), Ok((release6(), Bytes::new())));
+    }
+
+    #[test]
+    fn reserve_and_release_are_spelt_with_extents_and_third_parties() {
+        let blocks = 1 << 30;
+        let claim =
+            |kind, start, count| Claim { kind, extent: Extent::new(Lba(start), count).expect("some") };
+        let claims = vec![
+            claim(ExtentKind::ReadShared, 0, 1),
+            claim(ExtentKind::ExclusiveAccess, 0x0102_0304, 0x00ff_ffff),
+            claim(ExtentKind::WriteExclusive, 7, blocks - 7),
+        ];
+        let (six, named) = (Means { ten: false, ..ALL }, Some(HostId(9)));
+        for means in [ALL, six] {
+            for (third_party, id) in
+                [(None, None), (None, Some(0)), (None, Some(255)), (named, None), (named, Some(3))]
+            {
+                let extents = id.map(|id| Extents { id, claims: claims.clone() });
+                let reserve = Request::Reserve { third_party, extents };
+                let release = Request::Release { third_party, extents: id };
+                if third_party.is_some() && !means.ten {
+                    assert_eq!(spell(&reserve, means), Err(Verdict::BadCdb(1)));
+                    assert_eq!(spell(&release, means), Err(Verdict::BadCdb(1)));
+                    continue;
+                }
+                // The unit has another name for the third party.
+                let there = |request: Request| match request {
+                    Request::Reserve { third_party: Some(host), extents } => {
+                        assert_eq!(host, HostId(109));
+                        Request::Reserve { third_party: named, extents }
+                    }
+                    Request::Release { third_party: Some(host), extents } => {
+                        assert_eq!(host, HostId(109));
+                        Request::Release { third_party: named, extents }
+                    }
+                    other => other,
+                };
+                let (cdb, list) = spell(&reserve, means).expect("it can be asked");
+                assert_eq!(reserve::list_length(Cdb::new(&cdb)), list.len() as u64);
+                assert_eq!(reserve::reserve(Cdb::new(&cdb), &list, blocks).map(there), Ok(reserve));
+                let (cdb, list) = spell(&release, means).expect("it can be asked");
+                assert_eq!(reserve::list_length(Cdb::new(&cdb)), list.len() as u64);
+                assert_eq!(reserve::release(Cdb::new(&cdb), &list).map(there), Ok(release));
+            }
+        }
     }
 
     #[test]
@@ -109,11 +197,12 @@ mod tests {
         let to =
             Registrant { nexus: Nexus { host: HostId(1), isid: 1, site: SiteId::A }, name: "iqn.a:c".into() };
         let moved = Request::Move { key: 1, new_key: 2, unregister: false, aptpl: false, to: to.clone() };
-        for request in [extents, third, moved, Request::Release { third_party: None, extents: Some(1) }] {
-            assert_eq!(spell(&request), Err(Verdict::BadCdb(1)), "{}", request.name());
+        assert_eq!(spell(&moved, ALL), Err(Verdict::BadCdb(1)));
+        for request in [extents, third, Request::Release { third_party: None, extents: Some(1) }] {
+            assert_eq!(spell(&request, NOTHING), Err(Verdict::BadCdb(1)), "{}", request.name());
         }
         for request in [register(Some(0), true, Vec::new()), register(Some(0), false, vec![to])] {
-            assert_eq!(spell(&request), Err(Verdict::BadParameter(20)));
+            assert_eq!(spell(&request, ALL), Err(Verdict::BadParameter(20)));
         }
     }
 }

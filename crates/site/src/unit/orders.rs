@@ -1,6 +1,11 @@
 //! Answers for data on its way to and from a unit: orders are cut into parts of what the unit takes at once, parts are
 //! sent over the session that may carry them, tried again within bounds, and joined into one answer.
 //!
+//! Extents of several hosts may lie within one part, and no session carries all of it then: such a part is halved until
+//! each piece finds the session that may. What flushes meets any extent of another's, so that between two holders no
+//! session may: as long as extents are reserved, writes are sent with FUA, and a flush that nobody may ask for is not
+//! needed.
+//!
 //! A part is in exactly one place: on a session (`Session::tasks`), in its lane's `again`, or in `paused`.
 
 use super::answer::{Answer, Verdict};
@@ -62,6 +67,8 @@ struct Order {
     until: u64,
     /// For a sync: how many writes it covers.
     covers: u64,
+    /// The last write that it covers, of [`Orders::sent`].
+    covers_to: u64,
 }
 
 impl Order {
@@ -119,6 +126,11 @@ pub(super) struct Orders {
     under_way: usize,
     /// Write commands sent since the last good sync.
     unsynced: u64,
+    /// Write commands sent, ever; the last of them that may lie in the unit's cache, as it was sent without FUA; and how
+    /// many of the first lie there no more, or will be sent again.
+    sent: u64,
+    cached_last: u64,
+    settled: u64,
     /// Why the writes since the last good sync may be gone although they were answered well.
     doubt: Option<String>,
 }
@@ -203,6 +215,7 @@ impl Unit {
             error: None,
             until: now + PATIENCE,
             covers: 0,
+            covers_to: 0,
         };
         let empty = order.all_given();
         self.orders.orders.insert(ticket, order);
@@ -232,7 +245,7 @@ impl Unit {
     fn pump(&mut self, now: u64, lane: usize) {
         let changes = lane == 1;
         while self.orders.under_way < COMMANDS_MAX && !(changes && self.fenced()) {
-            let Some(limits) = self.facts.as_ref().map(Facts::limits).filter(|_| self.reachable()) else {
+            let Some(limits) = self.limits().filter(|_| self.reachable()) else {
                 return;
             };
             let again = self.orders.lanes[lane].again.pop_front();
@@ -250,6 +263,25 @@ impl Unit {
             };
             self.send(now, port, part);
         }
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        let mut limits = self.facts.as_ref().map(Facts::limits)?;
+        // WRITE SAME knows no FUA.
+        if self.writes_through() {
+            limits.zeroing = Zeroing::Plain;
+        }
+        Some(limits)
+    }
+
+    /// Whether writes must not wait in the unit's cache: nobody may be let in to flush it.
+    fn writes_through(&self) -> bool {
+        self.book.extents() && self.reserves_extents() && !self.cacheless()
+    }
+
+    fn reserves_extents(&self) -> bool {
+        let parts = self.facts.as_ref().and_then(|facts| facts.parts);
+        parts.is_some_and(|parts| parts.extents.is_some())
     }
 
     fn fenced(&self) -> bool {
@@ -298,6 +330,8 @@ impl Unit {
     }
 
     fn send(&mut self, now: u64, port: Port, part: Part) {
+        let through = self.writes_through();
+        let cacheless = self.cacheless();
         let Some(order) = self.orders.orders.get_mut(&part.ticket) else { return };
         let blocks = part.blocks as u32; // at most SAME_BLOCKS_MAX
         let (cdb, payload) = match (part.kind, part.zeroing) {
@@ -305,7 +339,7 @@ impl Unit {
             (Kind::Write, _) => {
                 let from = (part.lba - order.start) * BLOCK_BYTES;
                 let data = gather(&order.data, from as usize, (part.blocks * BLOCK_BYTES) as usize);
-                (write16(part.lba, blocks, false), Payload::Out(data))
+                (write16(part.lba, blocks, through), Payload::Out(data))
             }
             (Kind::Zero, Some(method @ (Zeroing::Same | Zeroing::SameUnmap))) => {
                 let block = Bytes::from_static(&ZEROS[..BLOCK_BYTES as usize]);
@@ -313,10 +347,10 @@ impl Unit {
             }
             (Kind::Zero, Some(Zeroing::Plain) | None) => {
                 let data = Bytes::from_static(&ZEROS[..(part.blocks * BLOCK_BYTES) as usize]);
-                (write16(part.lba, blocks, false), Payload::Out(data))
+                (write16(part.lba, blocks, through), Payload::Out(data))
             }
             (Kind::Sync, _) => {
-                order.covers = self.orders.unsynced;
+                (order.covers, order.covers_to) = (self.orders.unsynced, self.orders.sent);
                 (synchronize_cache16(), Payload::None)
             }
         };
@@ -325,6 +359,11 @@ impl Unit {
         if matches!(part.kind, Kind::Write | Kind::Zero) {
             session.wrote = true;
             self.orders.unsynced += 1;
+            self.orders.sent += 1;
+            let same = matches!(part.zeroing, Some(Zeroing::Same | Zeroing::SameUnmap));
+            if !cacheless && (same || !through) {
+                self.orders.cached_last = self.orders.sent;
+            }
         }
         let most = if part.kind == Kind::Sync { SYNC_MAX } else { COMMAND_MAX };
         // While it is with the unit, the command's own limit counts.
@@ -371,10 +410,15 @@ impl Unit {
                 if self.lucky == Some(port) {
                     self.lucky = None;
                 }
-                if self.carrier_for(&part).is_none() {
-                    return self.part_failed(part.ticket, failed(self, &part));
+                if self.carrier_for(&part).is_some() {
+                    self.orders.send_again(part);
+                } else if part.kind == Kind::Sync && self.orders.cached_last <= self.orders.settled {
+                    self.part_good(now, part, Bytes::new());
+                } else if part.blocks > 1 && self.book.extents() && self.reserves_extents() {
+                    self.halve(part);
+                } else {
+                    self.part_failed(part.ticket, failed(self, &part));
                 }
-                self.orders.send_again(part);
             }
             Verdict::Unknown if part.zeroing.is_some_and(|method| method < Zeroing::Plain) => {
                 self.learn_zeroing(&part, &answer);
@@ -407,9 +451,20 @@ impl Unit {
 
     /// Cuts a refused part of zeros anew, smaller where the way that is left takes less at once.
     fn recut(&mut self, part: Part) {
-        let Some(limits) = self.facts.as_ref().map(Facts::limits) else { return };
+        let Some(limits) = self.limits() else { return };
         let zeroing = Some(limits.zeroing);
-        let most = limits.blocks_max(zeroing);
+        self.cut(part, zeroing, limits.blocks_max(zeroing));
+    }
+
+    /// No session may carry all of it: perhaps one may carry the one half, and one the other.
+    fn halve(&mut self, mut part: Part) {
+        part.met.clear();
+        let (zeroing, most) = (part.zeroing, part.blocks.div_ceil(2));
+        self.cut(part, zeroing, most);
+    }
+
+    /// Sends a part again, in pieces of at most so many blocks.
+    fn cut(&mut self, part: Part, zeroing: Option<Zeroing>, most: u64) {
         let (mut lba, end) = (part.lba, part.lba + part.blocks);
         while lba < end {
             let blocks = most.min(end - lba);
@@ -445,6 +500,7 @@ impl Unit {
                 Kind::Read => drop(order.got.insert(part.lba, data)),
                 Kind::Sync => {
                     self.orders.unsynced -= order.covers.min(self.orders.unsynced);
+                    self.orders.settled = self.orders.settled.max(order.covers_to);
                     if self.orders.unsynced == 0 {
                         self.sessions.values_mut().for_each(|session| session.wrote = false);
                     }
@@ -519,8 +575,8 @@ impl Unit {
         let result = match order.error {
             Some(message) => {
                 if order.kind.changes() {
-                    // Whoever hears of this writes all again: nothing is left to doubt.
-                    self.orders.doubt = None;
+                    // Whoever hears of this writes all again: nothing is left to doubt, or to flush.
+                    (self.orders.doubt, self.orders.settled) = (None, self.orders.sent);
                 }
                 Err(DiskError { message })
             }

@@ -1,13 +1,15 @@
 //! Answers for what a unit is and can do, asked at each login before any data goes through the session.
 //!
 //! ```text
-//! TEST UNIT READY* ─▶ INQUIRY ─▶ VPD 80h ─▶ VPD B0h ─▶ VPD B2h ─▶ MODE SENSE ─▶ READ CAPACITY(16) ─▶ Facts
+//! TEST UNIT READY* ─▶ INQUIRY ─▶ VPD 80h ─▶ VPD B0h ─▶ VPD B2h ─▶ MODE SENSE ─▶ VPD 83h ─┐
+//!                  Facts ◀─ READ CAPACITY(16) ◀─ REPORT SUPPORTED OPERATION CODES* ◀───────────────────────────┘
 //! ```
 //! A unit of the wrong size, block length or kind is refused: nothing is ever written to it.
 
 use super::answer::{Answer, Verdict};
 use biplex_engine::BLOCK_BYTES;
 use biplex_front::iscsi::initiator::{Payload, inquiry, read_capacity16, test_unit_ready};
+use std::collections::VecDeque;
 
 /// Blocks of one transfer at most, whatever the unit takes: 256 KiB.
 const TRANSFER_BLOCKS_MAX: u64 = 512;
@@ -27,6 +29,17 @@ pub enum Zeroing {
     Plain,
 }
 
+/// What a unit reserves by SCSI-2 besides all of it for who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Parts {
+    /// Extents, and the blocks of one COMPARE AND WRITE at most; `None`: no extents, or nothing to ask about them with.
+    pub extents: Option<u8>,
+    /// For a third party, and it is known how that is named.
+    pub third_party: bool,
+    /// RESERVE(10) is known.
+    pub ten: bool,
+}
+
 /// What a unit is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
@@ -44,6 +57,10 @@ pub struct Facts {
     pub zeroing: Zeroing,
     /// Whether writes wait in a volatile cache (WCE, SBC-3 6.4.5); `None` if it does not say.
     pub cache: Option<bool>,
+    /// What it reserves; `None`: a reservation kept it from saying so.
+    pub parts: Option<Parts>,
+    /// RELATIVE TARGET PORT IDENTIFIER of the port that was asked (SPC-4 7.8.6.7), if it has one.
+    pub port: Option<u16>,
 }
 
 impl std::fmt::Display for Facts {
@@ -58,6 +75,15 @@ impl std::fmt::Display for Facts {
             Some(false) => write!(f, ", without a write cache")?,
             None => write!(f, ", does not tell whether it has a write cache")?,
         }
+        f.write_str(match self.parts {
+            None => ", is reserved and does not tell whether it reserves extents",
+            Some(Parts { extents: Some(_), third_party: true, .. }) => {
+                ", reserves extents and for third parties"
+            }
+            Some(Parts { extents: Some(_), .. }) => ", reserves extents, but not for third parties",
+            Some(Parts { third_party: true, .. }) => ", reserves for third parties, but no extents",
+            Some(_) => ", reserves neither extents nor for third parties",
+        })?;
         f.write_str(match self.zeroing {
             Zeroing::SameUnmap => ", gives space back",
             Zeroing::Same => ", does not give space back (no WRITE SAME with UNMAP that reads as zeros)",
@@ -76,8 +102,21 @@ enum Step {
     Limits,
     Thin,
     Mode,
+    Port,
+    /// REPORT SUPPORTED OPERATION CODES about this one.
+    Known(u8),
     Capacity,
 }
+
+const RESERVE6: u8 = 0x16;
+const RESERVE10: u8 = 0x56;
+/// What a unit is asked with about blocks that may lie in extents: MODE SELECT(6), COMPARE AND WRITE, VERIFY(16).
+const QUESTIONS: [u8; 3] = [0x15, 0x89, 0x8f];
+/// In byte 1 of RESERVE (SCSI-2 9.2.12, SPC-2 7.21): Extent, LongID, 3rdPty.
+const EXTENT: u8 = 0x01;
+const LONG_ID_FOR_THIRD_PARTY: u8 = 0x12;
+/// No standard says what RESERVE(10)'s eight bytes are for an iSCSI initiator: only of Biplex itself is it known.
+const OUR_VENDOR: &str = "BIPLEX ";
 
 /// Where the questions stand.
 #[derive(Debug)]
@@ -89,6 +128,11 @@ pub(super) struct Probe {
     known: Option<Facts>,
     facts: Facts,
     unmaps: bool,
+    /// MAXIMUM COMPARE AND WRITE LENGTH (SBC-3 6.6.4).
+    swap_blocks_max: u8,
+    parts: Parts,
+    /// Operation codes still to be asked about.
+    codes: VecDeque<u8>,
 }
 
 /// What follows an answer.
@@ -112,8 +156,20 @@ impl Probe {
             same_blocks_max: SAME_BLOCKS_MAX,
             zeroing: Zeroing::Same,
             cache: None,
+            parts: None,
+            port: None,
         };
-        Probe { step: Step::Ready, attentions: 0, blocks_wanted, known, facts, unmaps: false }
+        Probe {
+            step: Step::Ready,
+            attentions: 0,
+            blocks_wanted,
+            known,
+            facts,
+            unmaps: false,
+            swap_blocks_max: 0,
+            parts: Parts::default(),
+            codes: VecDeque::new(),
+        }
     }
 
     /// The next command.
@@ -125,6 +181,8 @@ impl Probe {
             Step::Limits => (inquiry(Some(0xb0), 64), Payload::In(64)),
             Step::Thin => (inquiry(Some(0xb2), 64), Payload::In(64)),
             Step::Mode => (mode_sense_caching(), Payload::In(192)),
+            Step::Port => (inquiry(Some(0x83), 1024), Payload::In(1024)),
+            Step::Known(code) => (report_supported(code), Payload::In(64)),
             Step::Capacity => (read_capacity16(), Payload::In(32)),
         }
     }
@@ -162,9 +220,17 @@ impl Probe {
                 Step::Mode
             }
             (Step::Mode, Some(bytes)) => match self.take_mode(bytes) {
-                Ok(()) => Step::Capacity,
+                Ok(()) => Step::Port,
                 Err(why) => return Next::Unfit(why),
             },
+            (Step::Port, Some(bytes)) => {
+                self.facts.port = relative_port(bytes);
+                Step::Known(RESERVE10)
+            }
+            (Step::Known(code), Some(bytes)) => self.take_usage(code, usage_of(code, bytes)),
+            // SPC-4 5.13.1: exclusive access keeps this one out. Another session, or time, will tell.
+            (Step::Known(_), None) if verdict == Verdict::Conflict => Step::Capacity,
+            (Step::Known(code), None) if verdict != Verdict::Later => self.take_usage(code, None),
             (Step::Capacity, Some(bytes)) => {
                 return match self.take_capacity(bytes) {
                     Ok(()) => self.conclude(),
@@ -172,7 +238,9 @@ impl Probe {
                 };
             }
             // Not every unit has these pages.
-            (Step::Serial | Step::Limits | Step::Thin | Step::Mode, None) if verdict == Verdict::Unknown => {
+            (Step::Serial | Step::Limits | Step::Thin | Step::Mode | Step::Port, None)
+                if verdict == Verdict::Unknown =>
+            {
                 self.following()
             }
             (Step::Capacity, None) if verdict == Verdict::Conflict && self.known.is_some() => {
@@ -191,7 +259,9 @@ impl Probe {
             Step::Serial => Step::Limits,
             Step::Limits => Step::Thin,
             Step::Thin => Step::Mode,
-            Step::Mode | Step::Capacity => Step::Capacity,
+            Step::Mode => Step::Port,
+            Step::Port => Step::Known(RESERVE10),
+            Step::Known(_) | Step::Capacity => Step::Capacity,
         }
     }
 
@@ -203,6 +273,8 @@ impl Probe {
             Step::Limits => "INQUIRY of page B0h",
             Step::Thin => "INQUIRY of page B2h",
             Step::Mode => "MODE SENSE(6)",
+            Step::Port => "INQUIRY of page 83h",
+            Step::Known(_) => "REPORT SUPPORTED OPERATION CODES",
             Step::Capacity => "READ CAPACITY(16)",
         }
     }
@@ -224,12 +296,38 @@ impl Probe {
     fn take_limits(&mut self, bytes: &[u8]) {
         let transfer = u64::from(bytes.get(8..12).and_then(be32).unwrap_or(0));
         let same = bytes.get(36..44).and_then(|b| b.first_chunk().copied()).map_or(0, u64::from_be_bytes);
+        self.swap_blocks_max = bytes.get(5).copied().unwrap_or(0);
         if transfer > 0 {
             self.facts.transfer_blocks_max = transfer.min(TRANSFER_BLOCKS_MAX);
         }
         if same > 0 {
             self.facts.same_blocks_max = same.min(SAME_BLOCKS_MAX);
         }
+    }
+
+    /// Takes in byte 1 of a command's usage bitmap, `None` if it is not supported; what is asked next.
+    fn take_usage(&mut self, code: u8, usage: Option<u8>) -> Step {
+        let extents = usage.is_some_and(|bits| bits & EXTENT != 0) && self.swap_blocks_max > 0;
+        match (code, usage) {
+            (RESERVE10, None) => self.codes.push_back(RESERVE6),
+            (RESERVE10 | RESERVE6, Some(bits)) => {
+                self.parts.ten = code == RESERVE10;
+                let both = bits & LONG_ID_FOR_THIRD_PARTY == LONG_ID_FOR_THIRD_PARTY;
+                self.parts.third_party = self.parts.ten && both && self.facts.model.starts_with(OUR_VENDOR);
+                if extents {
+                    self.parts.extents = Some(self.swap_blocks_max);
+                    self.codes.extend(QUESTIONS);
+                }
+            }
+            // One of those that are asked with.
+            (_, None) => self.parts.extents = None,
+            (_, Some(_)) => {}
+        }
+        if let Some(next) = self.codes.pop_front() {
+            return Step::Known(next);
+        }
+        self.facts.parts = Some(self.parts);
+        Step::Capacity
     }
 
     /// SPC-4 7.5.5, SBC-3 6.4: WP in the header, WCE in the caching page.
@@ -267,6 +365,7 @@ impl Probe {
             Some(known) => {
                 // What it once refused it is not asked again.
                 self.facts.zeroing = self.facts.zeroing.max(known.zeroing);
+                self.facts.parts = self.facts.parts.or(known.parts);
                 Next::Fit(self.facts.clone())
             }
             None => Next::Fit(self.facts.clone()),
@@ -328,6 +427,36 @@ pub fn judge_capacity(data: &[u8], blocks_wanted: u64) -> Result<u64, String> {
 fn text(bytes: &[u8]) -> String {
     let shown = |byte: &u8| if (0x20..0x7f).contains(byte) { char::from(*byte) } else { ' ' };
     bytes.iter().map(shown).collect::<String>().trim().to_owned()
+}
+
+/// REPORT SUPPORTED OPERATION CODES about one command without service actions (SPC-4 6.35).
+fn report_supported(code: u8) -> [u8; 16] {
+    let mut cdb = [0; 16];
+    (cdb[0], cdb[1], cdb[2], cdb[3], cdb[9]) = (0xa3, 0x0c, 0x01, code, 64);
+    cdb
+}
+
+/// Byte 1 of the command's usage bitmap, if it is supported as the standards say (SPC-4 6.35.3: SUPPORT 011b).
+fn usage_of(code: u8, bytes: &[u8]) -> Option<u8> {
+    match bytes {
+        [_, support, _, _, first, second, ..] if support & 0x07 == 0x03 && *first == code => Some(*second),
+        _ => None,
+    }
+}
+
+/// RELATIVE TARGET PORT IDENTIFIER in page 83h (SPC-4 7.8.6.7): association 01b, designator type 4h.
+fn relative_port(page: &[u8]) -> Option<u16> {
+    let mut rest = page.get(4..)?;
+    loop {
+        let (head, more) = rest.split_first_chunk::<4>()?;
+        let (designator, more) = more.split_at_checked(usize::from(head[3]))?;
+        if head[1] & 0x3f == 0x14
+            && let [_, _, high, low] = designator
+        {
+            return Some(u16::from_be_bytes([*high, *low]));
+        }
+        rest = more;
+    }
 }
 
 fn be32(bytes: &[u8]) -> Option<u32> {

@@ -222,6 +222,54 @@ fn zeros_are_made_by_what_the_unit_knows() {
 }
 
 #[test]
+fn what_a_unit_reserves_is_asked_and_never_guessed() {
+    let all = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    let without = |code: u8| all.iter().copied().filter(|(known, _)| *known != code).collect::<Vec<_>>();
+    let six = [without(0x56), vec![(0x16, 0x01)]].concat();
+    let ignoring = vec![(0x56, 0x00), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    let parts = |extents, third_party, ten| Some(Parts { extents, third_party, ten });
+    for (usage, swap_max, ours, found) in [
+        (all.clone(), 200, true, parts(Some(200), true, true)),
+        // Whom the eight bytes name is known of our own units alone.
+        (all.clone(), 200, false, parts(Some(200), false, true)),
+        (six.clone(), 1, true, parts(Some(1), false, false)),
+        // It would reserve all of itself.
+        (ignoring, 200, true, parts(None, false, true)),
+        (Vec::new(), 200, true, parts(None, false, false)),
+        // Nothing to ask with.
+        (all.clone(), 0, true, parts(None, true, true)),
+        (without(0x89), 200, true, parts(None, true, true)),
+        (without(0x8f), 200, true, parts(None, true, true)),
+        (without(0x15), 200, true, parts(None, true, true)),
+    ] {
+        let mut world = World::new();
+        (world.array.usage, world.array.swap_max) = (usage.clone(), swap_max);
+        if ours {
+            world.array.vendor = b"BIPLEX  ";
+        }
+        world.run();
+        let facts = world.unit.facts().expect("facts");
+        assert_eq!((facts.parts, facts.port), (found, Some(0x203)), "{usage:x?} {swap_max} {ours}");
+    }
+}
+
+#[test]
+fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
+    let mut world = World::new();
+    world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    world.array.swap_max = 8;
+    world.run();
+    let known = world.unit.facts().expect("facts").parts;
+    assert_eq!(known.and_then(|parts| parts.extents), Some(8));
+    // A further login that may not ask takes nothing back.
+    world.array.holder = Some("iqn.another".into());
+    world.unit.session_for(nexus(1));
+    world.cut();
+    world.wait(5 * SECOND);
+    assert_eq!(world.unit.facts().expect("facts").parts, known);
+}
+
+#[test]
 fn units_that_do_not_fit_are_refused_in_words_and_never_written() {
     for (spoil, said) in [
         ((|a: &mut Array| a.blocks -= 1) as fn(&mut Array), "it has 8191 blocks, the config says 8192"),
@@ -310,6 +358,72 @@ fn a_conflict_sends_data_through_the_nexus_that_holds() {
     assert!(why.ends_with("WRITE(16) of 1 blocks at 8: RESERVATION CONFLICT"), "{why}");
     world.array.holder = None;
     assert_eq!(world.now(write(8, vec![bytes(6, 1)])), Ok(Bytes::new()));
+}
+
+/// A unit that reserves extents, three of which are reserved: by two hosts, and by one past the pair.
+fn world_of_extents() -> World {
+    let mut world = World::new();
+    world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    world.array.swap_max = 8;
+    (1..3).for_each(|host| assert!(world.unit.session_for(nexus(host))));
+    world.run();
+    for (host, held) in [(1, 10..13), (2, 13..400)] {
+        let name = world.array.name_of(&format!("000000000000000{host}"));
+        world.array.extents.push((name, held));
+    }
+    world.array.extents.push(("iqn.past".into(), 5000..5001));
+    world.unit.book.begun = true;
+    world.unit.book.reserving(nexus(1), (Some(0), None));
+    world
+}
+
+#[test]
+fn data_in_extents_of_several_hosts_goes_in_pieces_through_each() {
+    let mut world = world_of_extents();
+    assert_eq!(world.now(write(0, vec![bytes(1, 2), bytes(2, 510)])), Ok(Bytes::new()));
+    let mut wanted = bytes(2, 512).to_vec();
+    wanted[..1024].fill(1);
+    assert_eq!(world.now(read(0, 512)).expect("read")[..], wanted[..]);
+    assert_eq!(world.now(zero(5, 20)), Ok(Bytes::new()));
+    wanted[5 * 512..25 * 512].fill(0);
+    assert_eq!(world.now(read(0, 512)).expect("read")[..], wanted[..]);
+    // What no session may carry is an error that names the block, soon.
+    let before = world.array.conflicts;
+    let why = world.now(write(4800, vec![bytes(3, 400)])).expect_err("another's").message;
+    assert!(why.ends_with("WRITE(16) of 1 blocks at 5000: RESERVATION CONFLICT"), "{why}");
+    assert!(world.array.conflicts - before < 100, "{}", world.array.conflicts - before);
+    // Without extents nothing is tried in pieces.
+    world.unit.book.clear_but(&BTreeSet::new());
+    let why = world.now(write(4800, vec![bytes(3, 400)])).expect_err("another's").message;
+    assert!(why.ends_with("WRITE(16) of 400 blocks at 4800: RESERVATION CONFLICT"), "{why}");
+}
+
+#[test]
+fn what_nobody_may_flush_is_written_through_the_cache() {
+    let mut world = world_of_extents();
+    world.unit.book.clear_but(&BTreeSet::new());
+    // Written before extents were reserved: it lies in the cache, and nobody may flush it.
+    assert_eq!(world.now(write(8000, vec![bytes(1, 1)])), Ok(Bytes::new()));
+    assert_eq!(world.array.cached, 1);
+    world.unit.book.reserving(nexus(1), (Some(0), None));
+    assert!(world.now(sync()).expect_err("in the cache").message.ends_with("RESERVATION CONFLICT"));
+    // So all is written again, and does not lie there.
+    assert_eq!(world.now(write(8000, vec![bytes(1, 1)])), Ok(Bytes::new()));
+    assert_eq!(world.now(zero(11, 100)), Ok(Bytes::new()));
+    assert_eq!(world.array.cached, 1);
+    assert_eq!(world.now(sync()), Ok(Bytes::new()));
+    assert_eq!(world.array.synced, 0);
+    // A unit that lost its sessions behind the writes is doubted as ever.
+    assert_eq!(world.now(write(11, vec![bytes(1, 1)])), Ok(Bytes::new()));
+    world.cut();
+    world.wait(3 * SECOND);
+    assert!(world.now(sync()).expect_err("in doubt").message.contains("lost behind the writes"));
+    // Nobody holds any: flushed again.
+    world.unit.book.clear_but(&BTreeSet::new());
+    world.array.extents.clear();
+    assert_eq!(world.now(write(11, vec![bytes(1, 1)])), Ok(Bytes::new()));
+    assert_eq!(world.now(sync()), Ok(Bytes::new()));
+    assert_eq!((world.array.synced, world.array.cached), (1, 0));
 }
 
 #[test]
@@ -418,7 +532,7 @@ fn passes_go_through_their_own_nexus_once_and_come_back_as_they_are() {
     world.run();
     assert_eq!(world.passed[&first].as_ref().expect("answered").data[..], [0; 8]);
     let names = world.array.names();
-    assert!(names.contains("iqn.2026-11.io.biplex:p:store.a.0000000000000001.000000000001.a"), "{names:?}");
+    assert!(names.contains("iqn.2026-11.io.biplex:p:store.a.7.0000000000000001"), "{names:?}");
     // BUSY and attentions are the host's to hear.
     world.array.script = [(0x08, (0, 0, 0)), (2, (6, 0x2a, 3))].into();
     for status in [0x08, 0x02] {

@@ -1,6 +1,6 @@
 //! A SCSI unit that keeps reservations: our own front end, one table, memory.
 
-use biplex_engine::reserve::{Request, Reservations, Verdict};
+use biplex_engine::reserve::{Extents, Request, Reservations, Verdict};
 use biplex_engine::{Extent, HostId, Nexus, Now, SiteId, Stamp, VolumeId};
 use biplex_front::iscsi::{Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig, UnitConfig};
@@ -18,7 +18,11 @@ const LIMIT: u64 = 64 << 10;
 pub struct Array {
     target: Target,
     pub table: Reservations,
-    disk: Vec<u8>,
+    pub disk: Vec<u8>,
+    /// It answers BUSY to RESERVE, RELEASE and the like.
+    pub busy: bool,
+    /// COMPARE AND WRITEs served.
+    pub swaps: usize,
     open: BTreeSet<u64>,
     clock: u64,
 }
@@ -45,6 +49,8 @@ impl Array {
         Array {
             target: Target::new(config, device, Box::new(|bytes| bytes.fill(9))),
             table: Reservations::default(),
+            busy: false,
+            swaps: 0,
             disk: vec![0; (super::BLOCKS * 512) as usize],
             open: BTreeSet::new(),
             clock: 0,
@@ -110,8 +116,11 @@ impl Array {
         let bytes = |extent: Extent| extent.start().bytes() as usize..extent.end().bytes() as usize;
         let (access, extent) = match &command {
             Command::Read { extent, .. } => (Access::Read, Some(*extent)),
-            Command::Write { extent, .. } | Command::Fill { extent, .. } => (Access::Write, Some(*extent)),
+            Command::Write { extent, .. }
+            | Command::Fill { extent, .. }
+            | Command::CompareAndWrite { extent, .. } => (Access::Write, Some(*extent)),
             Command::Check { access } => (*access, None),
+            Command::Control { .. } if self.busy => return Completion::Failed(Failure::Busy),
             Command::Control { request } => return Completion::Verdict(self.apply(nexus, &request.clone())),
             Command::Flush => (Access::Control, None),
             Command::Leave => {
@@ -131,16 +140,44 @@ impl Array {
                 self.disk[bytes(extent)].copy_from_slice(&data);
                 Completion::Done
             }
+            Command::CompareAndWrite { extent, compare, data } => {
+                self.swaps += 1;
+                let place = &mut self.disk[bytes(extent)];
+                let differs = place.iter().zip(&compare).position(|(found, wanted)| found != wanted);
+                Completion::Verdict(match differs {
+                    Some(at) => Verdict::Miscompare { offset: at as u64 },
+                    None => {
+                        place.copy_from_slice(&data);
+                        Verdict::Done
+                    }
+                })
+            }
             _ => Completion::Done,
         }
+    }
+
+    /// Who a pair's nexus at `site` is here.
+    fn here(site: SiteId, nexus: Nexus) -> Nexus {
+        let (name, isid) = initiator_port(super::TARGET, site, super::VOLUME, Port::Host(nexus));
+        let isid = isid.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Nexus { host: HostId::of_name(&name), isid, site: SiteId::A }
+    }
+
+    /// Which extents a pair's nexus has reserved here, and for which of these.
+    pub fn extents_of(&self, site: SiteId, nexus: Nexus, others: &[Nexus]) -> Vec<(Extents, Option<HostId>)> {
+        let owner = Array::here(site, nexus);
+        let named = |there: HostId| {
+            let host = others.iter().find(|other| Array::here(site, **other).host == there);
+            host.expect("a host of the pair").host
+        };
+        let all = self.table.parts().extents.iter().filter(|one| one.owner == owner);
+        all.map(|one| (one.extents.clone(), one.third_party.map(named))).collect()
     }
 
     /// What the nexus that stands for a pair's nexus at `site` has here: whether it holds the unit by SCSI-2, whether
     /// it holds a persistent reservation, and its key.
     pub fn has(&self, site: SiteId, nexus: Nexus) -> (bool, bool, Option<u64>) {
-        let (name, isid) = initiator_port(super::TARGET, site, super::VOLUME, Port::Host(nexus));
-        let isid = isid.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        let here = Nexus { host: HostId::of_name(&name), isid, site: SiteId::A };
+        let here = Array::here(site, nexus);
         let parts = self.table.parts();
         let registration = parts.registrations.iter().find(|one| one.registrant.nexus == here);
         let key = registration.map(|one| one.key);

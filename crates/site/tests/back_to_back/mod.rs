@@ -96,7 +96,10 @@ pub struct Pair {
     tasks: u64,
 }
 
-fn config(id: SiteId, rules: Rules) -> SiteConfig {
+/// How long writes are held where nothing is to be destaged.
+const FOR_EVER: u64 = 600 * SECOND;
+
+fn config(id: SiteId, rules: Rules, hold: u64) -> SiteConfig {
     let unit = UnitConfig {
         volume: VOLUME,
         lun: 0,
@@ -123,8 +126,8 @@ fn config(id: SiteId, rules: Rules) -> SiteConfig {
         portal: "192.0.2.1:3260".into(),
         chap: None,
         volumes: vec![VolumeConfig { unit, rules, store }],
-        hold_time: 600 * SECOND,
-        hold_every: 600 * SECOND,
+        hold_time: hold,
+        hold_every: hold,
         table: TableKind::Indexed,
         hold_memory: 8 << 20,
         journal_bytes: JOURNAL_BYTES,
@@ -138,6 +141,11 @@ fn config(id: SiteId, rules: Rules) -> SiteConfig {
 impl Pair {
     /// Two sites in step.
     pub fn paired(rules: Rules) -> Pair {
+        Pair::holding(rules, FOR_EVER)
+    }
+
+    /// Two sites in step that destage what they held for so long.
+    pub fn holding(rules: Rules, hold: u64) -> Pair {
         let now = 1000 * SECOND;
         let places = SiteId::BOTH.map(|id| {
             let layout = Layout::with_segments(JOURNAL_BYTES, 2 << 20).expect("a layout");
@@ -148,7 +156,8 @@ impl Pair {
                 Identity { site: id, pair: PAIR, journal: id.index() as u64 + 1, volumes: vec![volume] };
             create_with(&mut journal, layout, &identity, &mut |_, _| {}).expect("created");
             let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(7));
-            let site = Site::open(config(id, rules), &mut journal, entropy, Now { wall: now, mono: now });
+            let site =
+                Site::open(config(id, rules, hold), &mut journal, entropy, Now { wall: now, mono: now });
             Place {
                 site: site.expect("opened"),
                 journal,

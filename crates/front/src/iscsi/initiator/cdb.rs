@@ -70,10 +70,30 @@ pub fn release6_extents(id: u8) -> [u8; 16] {
     short(0x17, 0x01, id, 0)
 }
 
+/// RESERVE(10) or RELEASE(10) (SPC-2 7.20, 7.21): of extents with this id, for the third party that the list of
+/// `list_bytes` begins with.
+pub fn reserve10(release: bool, extents: Option<u8>, third_party: bool, list_bytes: u16) -> [u8; 16] {
+    let mut cdb = short(if release { 0x57 } else { 0x56 }, 0, extents.unwrap_or(0), 0);
+    // Extent; LongID and 3rdPty.
+    cdb[1] = u8::from(extents.is_some()) | if third_party { 0x12 } else { 0 };
+    cdb[7..9].copy_from_slice(&list_bytes.to_be_bytes());
+    cdb
+}
+
 /// One element of a list of extents: kind 0 read shared, 1 write exclusive, 2 read exclusive, 3 exclusive access.
 pub fn extent_element(kind: u8, lba: u32, blocks: u32) -> [u8; 8] {
     let ([_, b0, b1, b2], [l0, l1, l2, l3]) = (blocks.to_be_bytes(), lba.to_be_bytes());
     [kind, b0, b1, b2, l0, l1, l2, l3]
+}
+
+/// VERIFY(16) of blocks with nothing to compare them with (SBC-3 5.31).
+pub fn verify16(lba: u64, blocks: u32) -> [u8; 16] {
+    transfer16(0x8f, lba, blocks, false)
+}
+
+/// MODE SELECT(6) of no parameters, which changes nothing (SPC-4 6.11).
+pub fn mode_select6_of_nothing() -> [u8; 16] {
+    short(0x15, 0x10, 0, 0)
 }
 
 /// PERSISTENT RESERVE IN (SPC-4 6.15): 0 READ KEYS, 1 READ RESERVATION, 2 REPORT CAPABILITIES, 3 READ FULL STATUS.

@@ -2,6 +2,7 @@
 
 use super::UnitConn;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// Status, and sense key, code, qualifier.
 pub type Said = (u8, (u8, u8, u8));
@@ -38,6 +39,15 @@ pub struct Array {
     /// Initiator that has reserved the unit.
     pub holder: Option<String>,
     pub conflicts: usize,
+    /// Blocks of which initiators have exclusive access.
+    pub extents: Vec<(String, Range<u64>)>,
+    /// Data that arrived without FUA since the last flush, in commands.
+    pub cached: usize,
+    /// The commands that REPORT SUPPORTED OPERATION CODES tells of, with byte 1 of their usage; empty: it is not known.
+    pub usage: Vec<(u8, u8)>,
+    /// MAXIMUM COMPARE AND WRITE LENGTH.
+    pub swap_max: u8,
+    pub vendor: &'static [u8; 8],
     /// Status of logins.
     pub refuses: Option<(u8, u8)>,
 }
@@ -63,6 +73,11 @@ impl Array {
             always: None,
             holder: None,
             conflicts: 0,
+            extents: Vec::new(),
+            cached: 0,
+            usage: Vec::new(),
+            swap_max: 0,
+            vendor: b"EXAMPLE ",
             refuses: None,
         }
     }
@@ -162,11 +177,20 @@ impl Array {
         let lba = u64::from_be_bytes(cdb[2..10].try_into().expect("8 bytes"));
         let blocks = u32::from_be_bytes(cdb[10..14].try_into().expect("4 bytes"));
         let range = || (lba * 512) as usize..((lba + u64::from(blocks)) * 512) as usize;
-        let probing = matches!(cdb[0], 0x00 | 0x12 | 0x1a | 0x9e);
+        let probing = matches!(cdb[0], 0x00 | 0x12 | 0x1a | 0x9e | 0xa3);
         if self.holder.as_ref().is_some_and(|holder| holder != name) && cdb[0] != 0x12 {
             self.conflicts += 1;
             return (0x18, Vec::new());
         }
+        let meets = |(holder, held): &(String, Range<u64>)| {
+            let within = lba < held.end && held.start < lba + u64::from(blocks);
+            holder != name && ((matches!(cdb[0], 0x88 | 0x8a | 0x93) && within) || cdb[0] == 0x91)
+        };
+        if self.extents.iter().any(meets) {
+            self.conflicts += 1;
+            return (0x18, Vec::new());
+        }
+        self.cached += usize::from(matches!(cdb[0], 0x8a | 0x93) && cdb[1] & 0x08 == 0);
         if !probing && let Some(said) = self.script.pop_front() {
             return told(said);
         }
@@ -200,9 +224,15 @@ impl Array {
             }
             0x91 => {
                 self.synced += 1;
+                self.cached = 0;
                 (0, Vec::new())
             }
             0x5e => (0, vec![0; 8]),
+            0xa3 => match self.usage.iter().find(|(code, _)| *code == cdb[3]) {
+                _ if self.usage.is_empty() => told((2, (5, 0x20, 0))),
+                Some((code, bits)) => (0, vec![0, 3, 0, 6, *code, *bits, 0, 0, 0, 0]),
+                None => (0, vec![0, 1, 0, 0]),
+            },
             _ => told((2, (5, 0x20, 0))),
         }
     }
@@ -211,7 +241,7 @@ impl Array {
         match (cdb[1], cdb[2]) {
             (0, _) => {
                 let head = [self.kind, 0, 6, 2, 31, 0, 0, 0];
-                [&head[..], b"EXAMPLE Array           0001"].concat()
+                [&head[..], self.vendor, b"Array           0001"].concat()
             }
             (_, 0x80) => {
                 [&[self.kind, 0x80, 0, self.serial.len() as u8][..], self.serial.as_bytes()].concat()
@@ -219,8 +249,12 @@ impl Array {
             (_, 0xb0) => {
                 let mut page = vec![0; 64];
                 (page[1], page[3]) = (0xb0, 60);
+                page[5] = self.swap_max;
                 page[8..12].copy_from_slice(&self.transfer_max.to_be_bytes());
                 page
+            }
+            (_, 0x83) => {
+                vec![self.kind, 0x83, 0, 20, 1, 3, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0x51, 0x94, 0, 4, 0, 0, 2, 3]
             }
             (_, _) => vec![self.kind, 0xb2, 0, 4, 0, if self.thin { 0xe0 } else { 0 }, 0, 0],
         }

@@ -152,6 +152,8 @@ fn our_own_target_is_a_store() {
     pair.run();
     assert_eq!(pair.unit.trouble(), None, "{:?}", pair.notices);
     assert!(pair.notices[0].contains("gives space back"), "{:?}", pair.notices);
+    assert!(pair.notices[0].contains("reserves extents and for third parties"), "{:?}", pair.notices);
+    assert_eq!(pair.unit.facts().expect("facts").port, Some(1));
     let data = vec![bytes(1, 900), bytes(2, 1100)];
     assert_eq!(pair.order(1, write(3, data.clone())), Ok(Bytes::new()));
     assert_eq!(pair.order(2, zero(100, 1000)), Ok(Bytes::new()));

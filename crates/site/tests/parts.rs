@@ -1,0 +1,302 @@
+//! Extents and third parties where units keep the reservations (E5.1, E5.2): two sites with our own target as each one's
+//! unit. What `docs/reservations.md` says of blocks holds block by block, and asking changes nothing.
+
+mod back_to_back;
+
+use back_to_back::{BLOCKS, MS, Pair, SECOND, nexus};
+use biplex_engine::reserve::{Access, Claim, ExtentKind, Extents, Request, Verdict};
+use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
+use biplex_front::{Command, Completion, Failure};
+use biplex_site::{Mode, Rules};
+use bytes::Bytes;
+
+const A: SiteId = SiteId::A;
+const B: SiteId = SiteId::B;
+/// More blocks than one question takes.
+const MANY: u64 = 300;
+
+fn extent(lba: u64, blocks: u64) -> Extent {
+    Extent::new(Lba(lba), blocks).expect("some blocks")
+}
+
+fn reserve(id: u8, kind: ExtentKind, extent: Extent, third_party: Option<HostId>) -> Request {
+    Request::Reserve { third_party, extents: Some(Extents { id, claims: vec![Claim { kind, extent }] }) }
+}
+
+fn release(id: u8, third_party: Option<HostId>) -> Request {
+    Request::Release { third_party, extents: Some(id) }
+}
+
+fn read(extent: Extent) -> Command {
+    Command::Read { extent, fua: false }
+}
+
+fn write(extent: Extent, byte: u8) -> Command {
+    Command::Write { extent, data: vec![byte; extent.bytes() as usize].into(), fua: false }
+}
+
+fn paired() -> Pair {
+    Pair::paired(Rules { disk: true, ..Rules::of(Mode::Sync) })
+}
+
+/// Asks, and waits for the answer; BUSY is asked again, as a host does.
+fn ask(pair: &mut Pair, nexus: Nexus, command: &Command) -> Completion {
+    for _ in 0..20 {
+        let task = pair.submit(nexus, command.clone());
+        for _ in 0..200 {
+            pair.pass(MS);
+            if let Some(completion) = pair.places[nexus.site.index()].answers.remove(&task) {
+                if completion == Completion::Failed(Failure::Busy) {
+                    break;
+                }
+                return completion;
+            }
+        }
+    }
+    panic!("{nexus}: no answer to {command:?}");
+}
+
+fn request(pair: &mut Pair, nexus: Nexus, request: Request) -> Completion {
+    ask(pair, nexus, &Command::Control { request })
+}
+
+const DONE: Completion = Completion::Verdict(Verdict::Done);
+const CONFLICT: Completion = Completion::Failed(Failure::Conflict);
+
+/// Whether it is let in.
+fn admitted(pair: &mut Pair, nexus: Nexus, command: &Command) -> bool {
+    match ask(pair, nexus, command) {
+        Completion::Data(_) | Completion::Done | Completion::Verdict(Verdict::Miscompare { .. }) => true,
+        Completion::Failed(Failure::Conflict) => false,
+        other => panic!("{nexus}: {command:?}: {other:?}"),
+    }
+}
+
+/// What the table says of who reserved it and of others: look, read, write, control.
+fn rights(kind: ExtentKind, holder: bool) -> [bool; 4] {
+    match (kind, holder) {
+        (ExtentKind::ReadShared, true) => [true, true, false, true],
+        (_, true) => [true; 4],
+        (ExtentKind::ReadShared | ExtentKind::WriteExclusive, false) => [true, true, false, false],
+        (ExtentKind::ReadExclusive, false) => [true, false, true, false],
+        (ExtentKind::ExclusiveAccess, false) => [true, false, false, false],
+    }
+}
+
+/// Holds what `who` may do against what it should, in, across and beside the extent.
+fn judge(pair: &mut Pair, who: Nexus, kind: ExtentKind, held: Extent, holder: bool) {
+    let [look, reads, writes, control] = rights(kind, holder);
+    let at = format!("{who}, {kind:?}, the holder: {holder}");
+    let checks =
+        [(Access::Look, look), (Access::Read, true), (Access::Write, true), (Access::Control, control)];
+    for (access, expected) in checks {
+        assert_eq!(
+            admitted(pair, who, &Command::Check { access }),
+            expected,
+            "{at}: {access:?} of no blocks"
+        );
+    }
+    assert_eq!(admitted(pair, who, &Command::Flush), control, "{at}: flush");
+    let (start, end) = (held.start().0, held.end().0);
+    for (blocks, meets) in [
+        (extent(start - 1, 1), false),
+        (extent(end, 1), false),
+        (extent(start, 1), true),
+        (extent(end - 1, 1), true),
+        (extent(start - 2, 3), true),
+        (extent(end - MANY, MANY), true),
+        (extent(end - 1, MANY), true),
+    ] {
+        assert_eq!(admitted(pair, who, &read(blocks)), !meets || reads, "{at}: reads {blocks:?}");
+        let data: Bytes = vec![7; blocks.bytes() as usize].into();
+        for command in [
+            write(blocks, 7),
+            Command::Fill { extent: blocks, block: vec![7; 512].into() },
+            Command::Unmap { extents: vec![extent(BLOCKS - 1, 1), blocks] },
+            Command::CompareAndWrite { extent: blocks, compare: data.clone(), data: data.clone() },
+        ] {
+            assert_eq!(
+                admitted(pair, who, &command),
+                !meets || writes,
+                "{at}: writes {blocks:?}: {command:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_block_of_an_extent_is_admitted_as_its_kind_says_at_both_sites() {
+    let (owner, others) = (nexus(A, 1), [nexus(A, 2), nexus(B, 3), nexus(B, 1)]);
+    let held = extent(400, 40);
+    for kind in ExtentKind::ALL {
+        let mut pair = paired();
+        for place in &mut pair.places {
+            place.array.as_mut().expect("a unit").disk.iter_mut().enumerate().for_each(|(at, byte)| {
+                *byte = if at < 4096 { 0xb9 } else { (at / 512) as u8 };
+            });
+        }
+        let disk = |pair: &Pair| {
+            pair.places.each_ref().map(|place| place.array.as_ref().expect("a unit").disk.clone())
+        };
+        let before = disk(&pair);
+        assert_eq!(request(&mut pair, owner, reserve(5, kind, held, None)), DONE, "{kind:?}");
+        judge(&mut pair, owner, kind, held, true);
+        for other in others {
+            judge(&mut pair, other, kind, held, false);
+        }
+        assert!(
+            admitted(&mut pair, others[0], &write(extent(0, 9), 1)),
+            "where a block holds what is asked with"
+        );
+        assert!(before == disk(&pair), "a question changed something");
+        // Only the owner releases, and then all are let in.
+        assert_eq!(request(&mut pair, others[0], release(5, None)), DONE);
+        assert!(!admitted(&mut pair, others[1], &Command::Flush));
+        assert_eq!(request(&mut pair, owner, release(4, None)), DONE);
+        assert!(!admitted(&mut pair, others[1], &Command::Flush));
+        assert_eq!(request(&mut pair, owner, release(5, None)), DONE);
+        for other in others {
+            assert!(admitted(&mut pair, other, &write(held, 1)) && admitted(&mut pair, other, &read(held)));
+        }
+        // Without extents no question names blocks.
+        let swaps =
+            |pair: &Pair| pair.places.each_ref().map(|place| place.array.as_ref().expect("a unit").swaps);
+        let before = swaps(&pair);
+        assert!(others.into_iter().all(|other| admitted(&mut pair, other, &write(held, 2))));
+        assert_eq!(swaps(&pair), before);
+        assert_eq!(alarms(&pair), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_unit_did_not_release_is_asked_about_and_released_by_the_next_reset() {
+    let mut pair = paired();
+    let (owner, other, held) = (nexus(A, 1), nexus(B, 2), extent(10, 5));
+    let reset = || Request::Reset(biplex_engine::reserve::Reset::Unit);
+    assert_eq!(request(&mut pair, owner, reserve(5, ExtentKind::ExclusiveAccess, held, None)), DONE);
+    pair.places[1].array.as_mut().expect("a unit").busy = true;
+    assert_eq!(request(&mut pair, other, reset()), DONE);
+    pair.places[1].array.as_mut().expect("a unit").busy = false;
+    assert!(pair.places[1].notices.iter().any(|text| text.contains("did not release")));
+    assert!(!admitted(&mut pair, other, &write(held, 1)), "its unit holds it");
+    assert_eq!(request(&mut pair, other, reset()), DONE);
+    assert!(admitted(&mut pair, other, &write(held, 1)));
+}
+
+fn alarms(pair: &Pair) -> Vec<String> {
+    let all = pair.places.iter().flat_map(|place| &place.notices);
+    all.filter(|text| text.contains("differ")).cloned().collect()
+}
+
+#[test]
+fn extents_of_two_hosts_go_together_as_their_kinds_say_and_end_with_their_nexus() {
+    let mut pair = paired();
+    let (one, two) = (nexus(A, 1), nexus(B, 2));
+    let (held, beside) = (extent(100, 50), extent(150, 50));
+    assert_eq!(request(&mut pair, one, reserve(1, ExtentKind::WriteExclusive, held, None)), DONE);
+    assert_eq!(request(&mut pair, two, reserve(1, ExtentKind::ReadExclusive, held, None)), DONE);
+    let refused = request(&mut pair, two, reserve(2, ExtentKind::ReadShared, held, None));
+    assert_eq!(refused, Completion::Verdict(Verdict::Conflict));
+    assert_eq!(request(&mut pair, two, reserve(2, ExtentKind::ExclusiveAccess, beside, None)), DONE);
+    let whole = Request::Reserve { third_party: None, extents: None };
+    assert_eq!(request(&mut pair, one, whole.clone()), Completion::Verdict(Verdict::Conflict));
+    assert!(!admitted(&mut pair, one, &read(held)) && !admitted(&mut pair, one, &write(beside, 1)));
+    assert!(!admitted(&mut pair, two, &write(held, 1)) && admitted(&mut pair, two, &write(beside, 1)));
+    // Every id of a nexus goes with it.
+    pair.lose(two);
+    pair.pass(SECOND);
+    assert!(admitted(&mut pair, one, &read(held)) && admitted(&mut pair, one, &write(beside, 1)));
+    assert!(!admitted(&mut pair, two, &write(held, 1)), "the other's stands");
+    assert_eq!(request(&mut pair, nexus(B, 3), Request::Reset(biplex_engine::reserve::Reset::Unit)), DONE);
+    assert!(admitted(&mut pair, two, &write(held, 1)));
+    assert_eq!(request(&mut pair, one, whole), DONE);
+    assert_eq!(alarms(&pair), Vec::<String>::new());
+}
+
+#[test]
+fn a_third_party_holds_with_all_its_sessions_and_who_asked_is_kept_out() {
+    let mut pair = paired();
+    let (owner, party, stranger) = (nexus(A, 1), [nexus(A, 2), nexus(B, 2)], nexus(B, 3));
+    let named = Some(HostId(2));
+    let held = extent(64, 8);
+    let whole = |third_party| Request::Reserve { third_party, extents: None };
+    let free = |third_party| Request::Release { third_party, extents: None };
+    // The unit for a host that nobody has seen yet.
+    assert_eq!(request(&mut pair, owner, whole(named)), DONE);
+    for out in [owner, stranger] {
+        for command in [read(held), write(held, 1), Command::Flush, Command::Check { access: Access::Look }] {
+            assert_eq!(ask(&mut pair, out, &command), CONFLICT, "{out}");
+        }
+    }
+    for inside in party {
+        assert!(admitted(&mut pair, inside, &write(held, 2)) && admitted(&mut pair, inside, &read(held)));
+        assert_eq!(request(&mut pair, inside, free(None)), DONE);
+        assert_eq!(request(&mut pair, inside, free(named)), DONE);
+        assert_eq!(request(&mut pair, inside, whole(None)), Completion::Verdict(Verdict::Conflict));
+    }
+    assert_eq!(request(&mut pair, owner, free(None)), DONE);
+    assert_eq!(ask(&mut pair, stranger, &read(held)), CONFLICT, "it was reserved for another");
+    // For another host: superseded.
+    assert_eq!(request(&mut pair, owner, whole(Some(HostId(3)))), DONE);
+    assert!(admitted(&mut pair, stranger, &read(held)) && !admitted(&mut pair, party[1], &read(held)));
+    assert_eq!(request(&mut pair, owner, free(Some(HostId(3)))), DONE);
+    assert!(admitted(&mut pair, party[0], &read(held)));
+    // Extents for it.
+    assert_eq!(request(&mut pair, owner, reserve(9, ExtentKind::ExclusiveAccess, held, named)), DONE);
+    assert!(!admitted(&mut pair, owner, &read(held)) && !admitted(&mut pair, stranger, &write(held, 1)));
+    assert!(
+        admitted(&mut pair, party[1], &write(held, 3)) && admitted(&mut pair, owner, &read(extent(0, 64)))
+    );
+    // Gone with its owner.
+    pair.lose(owner);
+    pair.pass(SECOND);
+    assert!(admitted(&mut pair, stranger, &write(held, 1)));
+    assert_eq!(alarms(&pair), Vec::<String>::new());
+}
+
+/// All that is held has arrived at both units.
+fn wait_destaged(pair: &mut Pair) {
+    for _ in 0..200 {
+        pair.pass(SECOND / 10);
+        let now = pair.at();
+        if pair
+            .places
+            .iter()
+            .all(|place| place.site.status(now).volumes.iter().all(|volume| volume.records == 0))
+        {
+            return;
+        }
+    }
+    panic!("not destaged: {:?}", pair.places.each_ref().map(|place| &place.notices));
+}
+
+#[test]
+fn what_lies_in_extents_of_several_hosts_is_destaged_and_read_back_in_pieces() {
+    let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);
+    let hosts = [nexus(A, 1), nexus(B, 2), nexus(A, 3)];
+    let mine = |number: usize| extent(100 + 33 * number as u64, 33);
+    let kind = ExtentKind::ExclusiveAccess;
+    for number in [0, 1] {
+        assert_eq!(request(&mut pair, hosts[number], reserve(1, kind, mine(number), None)), DONE);
+    }
+    // The third piece is reserved for a host that never comes, once it is written.
+    for (number, host) in hosts.into_iter().enumerate() {
+        assert!(admitted(&mut pair, host, &write(mine(number), number as u8 + 1)));
+    }
+    assert_eq!(request(&mut pair, hosts[0], reserve(2, kind, mine(2), Some(HostId(99)))), DONE);
+    wait_destaged(&mut pair);
+    for place in &pair.places {
+        let disk = &place.array.as_ref().expect("a unit").disk;
+        for number in 0..3 {
+            let bytes = mine(number).start().bytes() as usize..mine(number).end().bytes() as usize;
+            assert!(disk[bytes].iter().all(|byte| *byte == number as u8 + 1), "host {number}");
+        }
+    }
+    for number in [0, 1] {
+        let Completion::Data(data) = ask(&mut pair, hosts[number], &read(mine(number))) else {
+            panic!("its own");
+        };
+        assert!(data.concat().iter().all(|byte| *byte == number as u8 + 1));
+    }
+    assert!(pair.places.iter().all(|place| !place.notices.iter().any(|text| text.contains("CONFLICT"))));
+}
