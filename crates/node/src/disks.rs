@@ -48,7 +48,7 @@ impl Drop for Owed {
     fn drop(&mut self) {
         if !self.answered {
             let message = "the thread that worked on this order ended before it did".to_owned();
-            self.sender.post(Letter::DiskDone(self.ticket, Err(DiskError { message })));
+            self.sender.post(Letter::DiskDone(self.ticket, Err(DiskError::new(message))));
         }
     }
 }
@@ -147,7 +147,7 @@ impl Disks {
                         drop(appends.send(Append { owed: owed(&self.sender), offset, pages }));
                         None
                     }
-                    None => Some(Err(DiskError { message: "the disks are closed".to_owned() })),
+                    None => Some(Err(DiskError::new("the disks are closed".to_owned()))),
                 };
             }
             DiskOp::Read { device, offset, len } => (device, Work::Read { offset, len }),
@@ -159,7 +159,7 @@ impl Disks {
             Device::Journal => Target::Journal(self.journal.clone()),
             Device::Volume(volume) => match self.stores.get(&volume) {
                 Some(store) => Target::Store(volume, store.clone()),
-                None => return Some(Err(DiskError { message: format!("no store for volume {volume}") })),
+                None => return Some(Err(DiskError::new(format!("no store for volume {volume}")))),
             },
         };
         if let (Target::Store(_, store), Work::Read { offset, len }) = (&target, &work)

@@ -112,7 +112,7 @@ impl SimDisk {
     /// Ends an order: its effect happens now.
     pub fn end(&mut self, id: u64) -> Result<Bytes, DiskError> {
         let order = self.under_way.remove(&id).expect("an order ends once, and only in the run that gave it");
-        let failed = || Err(DiskError { message: "simulated disk error".to_owned() });
+        let failed = || Err(DiskError::new("simulated disk error".to_owned()));
         if order.fate == Fate::Fail {
             match &order.op {
                 DiskOp::Read { .. } => {}
@@ -248,7 +248,7 @@ impl SimDisk {
 
     fn spend(&mut self) -> Result<(), DiskError> {
         match &mut self.break_after {
-            Some(0) => Err(DiskError { message: "simulated crash during recovery".to_owned() }),
+            Some(0) => Err(DiskError::new("simulated crash during recovery".to_owned())),
             Some(left) => {
                 *left -= 1;
                 Ok(())
@@ -262,7 +262,7 @@ impl SimDisk {
         match from.and_then(|from| Some((from, from.checked_add(len)?))) {
             Some((from, to)) if to <= self.current.len() => Ok((from, to)),
             Some(_) | None => {
-                Err(DiskError { message: format!("{len} bytes at {offset} pass the end of the disk") })
+                Err(DiskError::new(format!("{len} bytes at {offset} pass the end of the disk")))
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::site::{Errand, Site, failed};
 use biplex_engine::engine::{JournalPiece, OpId, Source, SourcePiece};
 use biplex_engine::{BLOCK_BYTES, Body, Extent, Lba, Now, Stamp, VolumeId};
 use biplex_front::{Completion, Failure};
-use biplex_store::{Device, DiskOp, DiskResult, Journal};
+use biplex_store::{Device, DiskError, DiskOp, DiskResult, Journal};
 use bytes::{Bytes, BytesMut};
 
 static ZEROS: [u8; 65_536] = [0; 65_536];
@@ -165,13 +165,14 @@ impl Site {
         extent: Extent,
         result: DiskResult,
     ) {
-        let bytes = result.map_err(|error| error.to_string()).and_then(|bytes| {
-            if bytes.len() as u64 == extent.bytes() { Ok(bytes) } else { Err("short read".to_string()) }
+        let bytes = result.and_then(|bytes| {
+            let whole = bytes.len() as u64 == extent.bytes();
+            if whole { Ok(bytes) } else { Err(DiskError::new("short read".to_owned())) }
         });
-        if let Err(why) = &bytes {
-            self.volume_error(volume, format!("reading blocks {extent}: {why}"));
+        if let Err(error) = &bytes {
+            self.volume_error(volume, format!("reading blocks {extent}: {error}"));
             if let Some(assembly) = self.assemblies.get_mut(&op) {
-                assembly.away |= self.units.get(&volume).is_some_and(|unit| !unit.reachable());
+                assembly.away |= error.later;
             }
         }
         self.part_done(now, op, index, extent, bytes.ok());

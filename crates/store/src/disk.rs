@@ -68,6 +68,20 @@ pub enum DiskOp {
 pub struct DiskError {
     /// What the operating system said, with the path.
     pub message: String,
+    /// It says nothing of the medium: the same may succeed later.
+    pub later: bool,
+}
+
+impl DiskError {
+    /// An error of the medium, as far as is known.
+    pub fn new(message: String) -> DiskError {
+        DiskError { message, later: false }
+    }
+
+    /// One that says nothing of the medium.
+    pub fn later(message: String) -> DiskError {
+        DiskError { message, later: true }
+    }
 }
 
 /// Outcome of a [`DiskOp`]: a read's bytes, or empty bytes. An error means "unknown", never "did not happen".

@@ -555,7 +555,7 @@ impl Disk for StopAfter {
     }
     fn sync(&mut self) -> Result<(), biplex_store::DiskError> {
         if self.disk.syncs == self.syncs {
-            return Err(biplex_store::DiskError { message: "stopped".to_owned() });
+            return Err(biplex_store::DiskError::new("stopped".to_owned()));
         }
         self.disk.sync()
     }

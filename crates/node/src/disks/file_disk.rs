@@ -33,7 +33,7 @@ impl FileDisk {
     fn open_with(path: &Path, options: &OpenOptions) -> Result<FileDisk, DiskError> {
         let file = options
             .open(path)
-            .map_err(|error| DiskError { message: format!("{}: cannot open: {error}", path.display()) })?;
+            .map_err(|error| DiskError::new(format!("{}: cannot open: {error}", path.display())))?;
         Ok(FileDisk { path: path.to_owned(), file })
     }
 }

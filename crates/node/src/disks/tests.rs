@@ -7,6 +7,7 @@ use crate::config::Volume;
 use crate::mailbox::{Mailbox, mailbox};
 use biplex_site::{Mode, Rules};
 use biplex_store::{Disk, PAGE_BYTES};
+use bytes::Bytes;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -37,7 +37,7 @@ impl Work {
 
 /// The error of an order.
 pub fn failed(path: &Path, what: &str, offset: u64, error: impl std::fmt::Display) -> DiskError {
-    DiskError { message: format!("{}: {what} at byte {offset}: {error}", path.display()) }
+    DiskError::new(format!("{}: {what} at byte {offset}: {error}", path.display()))
 }
 
 /// Writes journal pages and returns when they are durable.

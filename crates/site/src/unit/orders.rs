@@ -63,7 +63,7 @@ struct Order {
     parts: usize,
     /// A sync is one part without blocks, given out once.
     given: bool,
-    error: Option<String>,
+    error: Option<DiskError>,
     until: u64,
     /// For a sync: how many writes it covers.
     covers: u64,
@@ -193,14 +193,14 @@ impl Unit {
             DiskOp::Sync { .. } => (Kind::Sync, 0, 0, Vec::new()),
             DiskOp::AppendDurable { .. } => {
                 let message = self.said("no journal is kept on a unit");
-                return self.done(ticket, Err(DiskError { message }));
+                return self.done(ticket, Err(DiskError::new(message)));
             }
         };
         let whole = offset.is_multiple_of(BLOCK_BYTES) && bytes.is_multiple_of(BLOCK_BYTES);
         let (start, blocks) = (offset / BLOCK_BYTES, bytes / BLOCK_BYTES);
         let Some(end) = start.checked_add(blocks).filter(|end| whole && *end <= self.blocks) else {
             let message = self.said(&format!("bytes {offset} and {bytes} more are no blocks of the volume"));
-            return self.done(ticket, Err(DiskError { message }));
+            return self.done(ticket, Err(DiskError::new(message)));
         };
         let got = BTreeMap::new();
         let order = Order {
@@ -393,14 +393,14 @@ impl Unit {
                 }
                 part.attentions += 1;
                 if part.attentions > ATTENTIONS_MAX {
-                    return self.part_failed(part.ticket, failed(self, &part));
+                    return self.part_failed(part.ticket, DiskError::later(failed(self, &part)));
                 }
                 self.orders.send_again(part);
             }
             Verdict::Later => {
                 part.retries += 1;
                 if part.retries > RETRIES_MAX {
-                    return self.part_failed(part.ticket, failed(self, &part));
+                    return self.part_failed(part.ticket, DiskError::later(failed(self, &part)));
                 }
                 self.orders.pause(now, part);
             }
@@ -410,14 +410,20 @@ impl Unit {
                 if self.lucky == Some(port) {
                     self.lucky = None;
                 }
+                // The one that holds it may be among those that are being made anew.
+                let more = self.sessions.values().any(|session| !session.is_ready() && !session.leaving);
                 if self.carrier_for(&part).is_some() {
                     self.orders.send_again(part);
+                } else if more && part.retries < RETRIES_MAX {
+                    part.retries += 1;
+                    part.met.clear();
+                    self.orders.pause(now, part);
                 } else if part.kind == Kind::Sync && self.orders.cached_last <= self.orders.settled {
                     self.part_good(now, part, Bytes::new());
                 } else if part.blocks > 1 && self.book.extents() && self.reserves_extents() {
                     self.halve(part);
                 } else {
-                    self.part_failed(part.ticket, failed(self, &part));
+                    self.part_failed(part.ticket, DiskError::later(failed(self, &part)));
                 }
             }
             Verdict::Unknown if part.zeroing.is_some_and(|method| method < Zeroing::Plain) => {
@@ -428,7 +434,9 @@ impl Unit {
             Verdict::Unknown if part.kind == Kind::Sync && self.cacheless() => {
                 self.part_good(now, part, Bytes::new());
             }
-            Verdict::Unknown | Verdict::Failed => self.part_failed(part.ticket, failed(self, &part)),
+            Verdict::Unknown | Verdict::Failed => {
+                self.part_failed(part.ticket, DiskError::new(failed(self, &part)));
+            }
         }
     }
 
@@ -485,14 +493,14 @@ impl Unit {
         let short = part.kind == Kind::Read && data.len() as u64 != part.blocks * BLOCK_BYTES;
         if short {
             let why = self.said(&format!("{}: GOOD, but {} bytes came", part.name(), data.len()));
-            return self.part_failed(part.ticket, why);
+            return self.part_failed(part.ticket, DiskError::new(why));
         }
         if part.kind == Kind::Sync
             && let Some(why) = self.orders.doubt.take()
         {
             let why =
                 self.said(&format!("{}: {why}; what was written is not known to be there", part.name()));
-            return self.part_failed(part.ticket, why);
+            return self.part_failed(part.ticket, DiskError::later(why));
         }
         if let Some(order) = self.orders.orders.get_mut(&part.ticket) {
             order.until = now + PATIENCE;
@@ -511,7 +519,7 @@ impl Unit {
         self.part_over(part.ticket);
     }
 
-    fn part_failed(&mut self, ticket: DiskTicket, why: String) {
+    fn part_failed(&mut self, ticket: DiskTicket, why: DiskError) {
         if let Some(order) = self.orders.orders.get_mut(&ticket) {
             order.error.get_or_insert(why);
         }
@@ -530,14 +538,14 @@ impl Unit {
         }
         if part.kind.changes() || part.losses > LOSSES_MAX {
             let why = self.said(&format!("{}: unknown whether it was done: {why}", part.name()));
-            return self.part_failed(part.ticket, why);
+            return self.part_failed(part.ticket, DiskError::later(why));
         }
         self.orders.send_again(part);
     }
 
     fn fail(&mut self, ticket: DiskTicket, why: String) {
         if let Some(order) = self.orders.orders.get_mut(&ticket) {
-            order.error.get_or_insert(why);
+            order.error.get_or_insert(DiskError::later(why));
         }
         self.fail_waiting(ticket);
         self.conclude(ticket);
@@ -573,12 +581,12 @@ impl Unit {
         }
         let Some(order) = self.orders.orders.remove(&ticket) else { return };
         let result = match order.error {
-            Some(message) => {
+            Some(error) => {
                 if order.kind.changes() {
                     // Whoever hears of this writes all again: nothing is left to doubt, or to flush.
                     (self.orders.doubt, self.orders.settled) = (None, self.orders.sent);
                 }
-                Err(DiskError { message })
+                Err(error)
             }
             None => Ok(join(order.got)),
         };

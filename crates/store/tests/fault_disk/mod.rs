@@ -90,7 +90,7 @@ impl Disk for FaultDisk {
                 buf.copy_from_slice(bytes);
                 Ok(())
             }
-            None => Err(DiskError { message: "read past the end".to_owned() }),
+            None => Err(DiskError::new("read past the end".to_owned())),
         }
     }
 
