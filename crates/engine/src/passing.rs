@@ -19,6 +19,7 @@ use crate::message::Message;
 use crate::reserve::{Attention, Effect, Request, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// How many outcomes are remembered while the other site's is not known.
 const OUTCOMES_MAX: usize = 1024;
@@ -49,30 +50,36 @@ impl Passes {
 pub(crate) struct Kept;
 
 impl Kept {
-    /// As it is applied to the tables; `None`: the store's unit alone keeps it.
-    pub(crate) fn of(rules: Rules, request: &Request) -> Option<Request> {
+    /// As it is applied to the tables, and by whom; empty: the store's unit alone keeps it.
+    pub(crate) fn of(rules: Rules, nexus: Nexus, request: &Request) -> Vec<(Nexus, Request)> {
         if !rules.disk {
-            return Some(request.clone());
+            return vec![(nexus, request.clone())];
         }
+        // Whoever registered once, or was registered, has a nexus with the unit from then on, also after a restart.
+        let registers = |who: Nexus, name: &Arc<str>, new_key: u64| {
+            let (key, aptpl, all_ports, name, also) = (None, true, false, name.clone(), Vec::new());
+            (who, Request::Register { key, new_key, aptpl, all_ports, name, also })
+        };
         match request {
-            Request::SetModes(_) | Request::Reset(_) | Request::SiteStarted { .. } => Some(request.clone()),
-            // Whoever registered once has a nexus with the unit from then on, also after a restart.
-            Request::Register { new_key, name, .. } => Some(Request::Register {
-                key: None,
-                new_key: *new_key,
-                aptpl: true,
-                all_ports: false,
-                name: name.clone(),
-                also: Vec::new(),
-            }),
+            Request::SetModes(_) | Request::Reset(_) | Request::SiteStarted { .. } => {
+                vec![(nexus, request.clone())]
+            }
+            Request::Register { new_key, name, also, .. } => {
+                let also = also.iter().filter(|_| *new_key != 0);
+                let also = also.map(|one| registers(one.nexus, &one.name, *new_key));
+                std::iter::once(registers(nexus, name, *new_key)).chain(also).collect()
+            }
+            Request::Move { new_key, unregister, to, .. } => {
+                let leaves = unregister.then(|| registers(nexus, &to.name, 0));
+                std::iter::once(registers(to.nexus, &to.name, *new_key)).chain(leaves).collect()
+            }
             Request::Reserve { .. }
             | Request::Release { .. }
             | Request::ReservePersistent { .. }
             | Request::ReleasePersistent { .. }
             | Request::Clear { .. }
             | Request::Preempt { .. }
-            | Request::Move { .. }
-            | Request::NexusLost => None,
+            | Request::NexusLost => Vec::new(),
         }
     }
 
@@ -125,11 +132,11 @@ impl Engine {
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         let mut effects = Vec::new();
-        if verdict == Verdict::Done
-            && let Some(kept) = Kept::of(volume.rules, &request)
-        {
+        if verdict == Verdict::Done {
             let limit = self.config.reservation_bytes;
-            effects = volume.ledger.live.apply_within(limit, stamp, nexus, &kept).1;
+            for (who, kept) in Kept::of(volume.rules, nexus, &request) {
+                effects.extend(volume.ledger.live.apply_within(limit, stamp, who, &kept).1);
+            }
         }
         // All nexuses that a site had with a unit end when it does, and so do their SCSI-2 reservations.
         if matches!(*request, Request::SiteStarted { .. }) {

@@ -375,6 +375,12 @@ impl Unit {
         name::host_at_unit(&self.pair, self.site, self.volume, host)
     }
 
+    /// Initiator name and ISID that a host's nexus has at the unit.
+    pub(crate) fn port_at_unit(&self, nexus: Nexus) -> (String, u64) {
+        let (name, isid) = initiator_port(&self.pair, self.site, self.volume, Port::Host(nexus));
+        (name, isid.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
     /// The nexus in which data moves for a third party: it may have no session of its own yet.
     pub(crate) fn stand_in(&self, host: HostId) -> Nexus {
         name::stand_in(host, self.site)
