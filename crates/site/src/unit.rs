@@ -621,7 +621,9 @@ impl Unit {
     }
 
     /// The session stands and the unit is what it should be.
-    fn fit(&mut self, now: u64, port: Port, facts: Facts) {
+    fn fit(&mut self, now: u64, port: Port, mut facts: Facts) {
+        // Logins overlap: what another was told meanwhile stays known.
+        facts.parts = facts.parts.or(self.facts.as_ref().and_then(|known| known.parts));
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let resting = Stage::Resting { until: now };
         session.stage = match std::mem::replace(&mut session.stage, resting) {

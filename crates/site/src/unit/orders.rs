@@ -300,6 +300,12 @@ impl Unit {
         all.into_iter().find(fit)
     }
 
+    /// Whether the carrier's session is being made for the first time.
+    fn carrier_comes(&self) -> bool {
+        let carrier = self.carrier.and_then(|nexus| self.sessions.get(&Port::Host(nexus)));
+        carrier.is_some_and(|session| !session.is_ready() && session.trouble.is_none())
+    }
+
     /// Cuts the next part off the lane's first order.
     fn next_part(&mut self, lane: usize, limits: Limits) -> Option<Part> {
         loop {
@@ -412,6 +418,9 @@ impl Unit {
                 }
                 if self.carrier_for(&part).is_some() {
                     self.orders.send_again(part);
+                } else if self.carrier_comes() && part.retries < RETRIES_MAX {
+                    part.retries += 1;
+                    self.orders.pause(now, part);
                 } else if part.kind == Kind::Sync && self.orders.cached_last <= self.orders.settled {
                     self.part_good(now, part, Bytes::new());
                 } else if part.blocks > 1 && self.book.extents() && self.reserves_extents() {
