@@ -6,8 +6,8 @@ use biplex_e2e::host::{BLOCK, HostError, Identity};
 use biplex_e2e::{Host, Pair, Settings, SiteName, Tgt, wait_until};
 use biplex_engine::HostId;
 use biplex_front::iscsi::initiator::{
-    Payload, extent_element, read16, release6, release6_extents, reserve6, reserve6_extents, reserve10,
-    test_unit_ready, write16,
+    Payload, extent_element, persistent_parameters, persistent_reserve_out, read16, release6,
+    release6_extents, reserve6, reserve6_extents, reserve10, test_unit_ready, write16,
 };
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ const RELEASE: u8 = 2;
 const CLEAR: u8 = 3;
 const PREEMPT: u8 = 4;
 const REGISTER_AND_IGNORE: u8 = 6;
+const REGISTER_AND_MOVE: u8 = 7;
 /// Write exclusive, registrants only.
 const WERO: u8 = 5;
 /// Exclusive access.
@@ -183,6 +184,49 @@ fn judge_parts(pair: &Pair) {
     one.logout();
 }
 
+/// A host's initiator port as a host spells it (SPC-4 7.6.4.6).
+fn transport_id(name: &str) -> Vec<u8> {
+    let mut text = format!("{},i,0x800000000001\0", Identity::named(name).name).into_bytes();
+    text.resize(text.len().next_multiple_of(4), 0);
+    [&[0x45, 0, 0, text.len() as u8], &text[..]].concat()
+}
+
+fn persistent_out(host: &mut Host, action: u8, list: &[u8]) -> Result<(), HostError> {
+    let mut cdb = persistent_reserve_out(action, 0);
+    cdb[5..9].copy_from_slice(&(list.len() as u32).to_be_bytes());
+    host.once(cdb, list).map(drop)
+}
+
+/// Registering another host along, and moving a reservation to the other site.
+fn judge_ports(pair: &Pair) {
+    let [mut one, mut two] = hosts(pair);
+    let mut three = Host::at(&pair.sites[0], "three");
+    hear(&mut three);
+    let mut list = persistent_parameters(0, 0x11, false).to_vec();
+    list[20] |= 0x08; // SPEC_I_PT
+    let id = transport_id("three");
+    list.extend_from_slice(&(id.len() as u32).to_be_bytes());
+    persistent_out(&mut one, REGISTER, &[list, id].concat()).expect("register");
+    assert_eq!(two.keys().1, [0x11, 0x11]);
+    one.persistent(RESERVE, WERO, 0x11, 0, false).expect("reserve");
+    assert_eq!(write_once(&mut three, 8, 3), Ok(()));
+    assert_eq!(write_once(&mut two, 8, 2), Err(CONFLICT));
+    // To host two, at the port of site b, and host one leaves.
+    let id = transport_id("two");
+    let mut list = persistent_parameters(0x11, 0x22, false).to_vec();
+    list[17] = 0x02; // UNREG
+    list[18..20].copy_from_slice(&257u16.to_be_bytes());
+    list[20..24].copy_from_slice(&(id.len() as u32).to_be_bytes());
+    persistent_out(&mut one, REGISTER_AND_MOVE, &[list, id].concat()).expect("move");
+    assert_eq!(three.reservation(), Some((0x22, WERO)));
+    assert_eq!(write_once(&mut two, 8, 2), Ok(()));
+    assert_eq!(write_once(&mut one, 8, 1), Err(CONFLICT));
+    two.persistent(CLEAR, 0, 0x22, 0, false).expect("clear");
+    hear(&mut three);
+    assert_eq!(write_once(&mut one, 8, 1), Ok(()));
+    one.logout();
+}
+
 /// What a unit would not know is refused, and where.
 fn judge_no_parts(pair: &Pair) {
     let [mut one, mut two] = hosts(pair);
@@ -321,6 +365,7 @@ fn our_own_targets_hold_the_reservations_of_hosts_at_both_sites() {
     judge_scsi2(&pair);
     judge_parts(&pair);
     judge_persistent(&pair);
+    judge_ports(&pair);
     judge_races(&pair, 40);
     judge_calm(&pair);
     pair.stop();

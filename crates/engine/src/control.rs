@@ -401,10 +401,11 @@ impl Engine {
                 && let HeldBody::Control(request) = &held.body
                 && held.volume == id
                 && held.append == AppendSeq(0)
-                && let Some(kept) = Kept::of(volume.rules, request)
             {
                 let limit = self.config.reservation_bytes;
-                outlook.apply_within(limit, *stamp, held.nexus(stamp.site), &kept);
+                for (who, kept) in Kept::of(volume.rules, &outlook, held.nexus(stamp.site), request) {
+                    outlook.apply_within(limit, *stamp, who, &kept);
+                }
             }
         }
         (outlook != volume.ledger.live).then_some(outlook)
@@ -619,10 +620,9 @@ impl Engine {
         }
         requests.sort_by_key(|(stamp, ..)| *stamp);
         for (stamp, id, nexus, request) in requests {
-            if let Some(volume) = self.volumes.get_mut(&id)
-                && let Some(kept) = Kept::of(volume.rules, &request)
-            {
-                volume.ledger.base.apply_within(self.config.reservation_bytes, stamp, nexus, &kept);
+            let Some(volume) = self.volumes.get_mut(&id) else { continue };
+            for (who, kept) in Kept::of(volume.rules, &volume.ledger.base, nexus, &request) {
+                volume.ledger.base.apply_within(self.config.reservation_bytes, stamp, who, &kept);
             }
         }
         let all = self.volumes.iter().map(|(id, volume)| (*id, volume.ledger.base.clone())).collect();

@@ -22,9 +22,10 @@ use crate::engine::{Action, Engine, Outcome, Rules, Severity};
 use crate::held::{Fate, HeldBody};
 use crate::hosts::Wish;
 use crate::message::Message;
-use crate::reserve::{Attention, Effect, Request, Reset, Verdict};
+use crate::reserve::{Attention, Effect, Registration, Request, Reservations, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// How many outcomes are remembered while the other site's is not known.
 const OUTCOMES_MAX: usize = 1024;
@@ -76,30 +77,48 @@ impl Passes {
 pub(crate) struct Kept;
 
 impl Kept {
-    /// As it is applied to the tables; `None`: the store's unit alone keeps it.
-    pub(crate) fn of(rules: Rules, request: &Request) -> Option<Request> {
+    /// As it is applied to the tables, and by whom; empty: the store's unit alone keeps it.
+    pub(crate) fn of(
+        rules: Rules,
+        table: &Reservations,
+        nexus: Nexus,
+        request: &Request,
+    ) -> Vec<(Nexus, Request)> {
         if !rules.disk {
-            return Some(request.clone());
+            return vec![(nexus, request.clone())];
         }
+        // Whoever registered once, or was registered, has a nexus with the unit from then on, also after a restart.
+        let registers = |who: Nexus, name: &Arc<str>, new_key: u64| {
+            let (key, aptpl, all_ports, name, also) = (None, true, false, name.clone(), Vec::new());
+            (who, Request::Register { key, new_key, aptpl, all_ports, name, also })
+        };
+        let leaving = |leaves: &dyn Fn(&Registration) -> bool| {
+            let all = table.parts().registrations.iter().filter(|one| leaves(one));
+            all.map(|one| registers(one.registrant.nexus, &one.registrant.name, 0)).collect()
+        };
         match request {
-            Request::SetModes(_) | Request::Reset(_) | Request::SiteStarted { .. } => Some(request.clone()),
-            // Whoever registered once has a nexus with the unit from then on, also after a restart.
-            Request::Register { new_key, name, .. } => Some(Request::Register {
-                key: None,
-                new_key: *new_key,
-                aptpl: true,
-                all_ports: false,
-                name: name.clone(),
-                also: Vec::new(),
-            }),
+            Request::SetModes(_) | Request::Reset(_) | Request::SiteStarted { .. } => {
+                vec![(nexus, request.clone())]
+            }
+            Request::Register { new_key, name, also, .. } => {
+                let also = also.iter().filter(|_| *new_key != 0);
+                let also = also.map(|one| registers(one.nexus, &one.name, *new_key));
+                std::iter::once(registers(nexus, name, *new_key)).chain(also).collect()
+            }
+            Request::Move { new_key, unregister, to, .. } => {
+                let leaves = unregister.then(|| registers(nexus, &to.name, 0));
+                std::iter::once(registers(to.nexus, &to.name, *new_key)).chain(leaves).collect()
+            }
+            Request::Clear { .. } => leaving(&|_| true),
+            Request::Preempt { victim: 0, .. } => leaving(&|one| one.registrant.nexus != nexus),
+            Request::Preempt { victim, .. } => {
+                leaving(&|one| one.key == *victim && one.registrant.nexus != nexus)
+            }
             Request::Reserve { .. }
             | Request::Release { .. }
             | Request::ReservePersistent { .. }
             | Request::ReleasePersistent { .. }
-            | Request::Clear { .. }
-            | Request::Preempt { .. }
-            | Request::Move { .. }
-            | Request::NexusLost => None,
+            | Request::NexusLost => Vec::new(),
         }
     }
 
@@ -197,20 +216,22 @@ impl Engine {
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         let mut effects = Vec::new();
-        if !Kept::remains(&request, verdict) {
-            held.fate = Fate::Missed;
-        } else if let Some(kept) = Kept::of(volume.rules, &request) {
-            let limit = self.config.reservation_bytes;
-            effects = volume.ledger.live.apply_within(limit, stamp, nexus, &kept).1;
-        }
-        // All nexuses that a site had with a unit end when it does, and so do their SCSI-2 reservations.
-        if matches!(*request, Request::SiteStarted { .. }) {
-            effects.push(Effect::AttendAll { but: None, attention: Attention::Reset });
-        }
         if let (Request::Preempt { victim, abort: true, .. }, Verdict::Done) = (&*request, verdict) {
             let all = &volume.ledger.live.parts().registrations;
             let victims = all.iter().filter(|one| one.key == *victim && one.registrant.nexus != nexus);
             effects.extend(victims.map(|one| Effect::Abort(one.registrant.nexus)));
+        }
+        if !Kept::remains(&request, verdict) {
+            held.fate = Fate::Missed;
+        } else {
+            let limit = self.config.reservation_bytes;
+            for (who, kept) in Kept::of(volume.rules, &volume.ledger.live, nexus, &request) {
+                effects.extend(volume.ledger.live.apply_within(limit, stamp, who, &kept).1);
+            }
+        }
+        // All nexuses that a site had with a unit end when it does, and so do their SCSI-2 reservations.
+        if matches!(*request, Request::SiteStarted { .. }) {
+            effects.push(Effect::AttendAll { but: None, attention: Attention::Reset });
         }
         // What the unit said to these was said before. Mode parameters are asked for by a command, too.
         let mode = |wish: &Wish| matches!(wish, Wish::Control(r) if matches!(**r, Request::SetModes(_)));

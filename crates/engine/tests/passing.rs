@@ -5,7 +5,7 @@ mod back_to_back;
 use back_to_back::{MS, Pair, VOLUME, host};
 use biplex_engine::engine::*;
 use biplex_engine::message::Message;
-use biplex_engine::reserve::{Claim, ExtentKind, Extents, Request, Reset, Verdict};
+use biplex_engine::reserve::{Claim, ExtentKind, Extents, Registrant, Request, Reset, Verdict};
 use biplex_engine::*;
 
 const A: SiteId = SiteId::A;
@@ -173,6 +173,33 @@ fn what_one_store_cannot_reserve_is_released_by_its_name_at_the_other() {
         settle(&mut pair, &store);
         assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::BadCdb(1))));
         assert_eq!(alarms(&pair, A).len(), 1, "{:?}", alarms(&pair, A));
+    }
+}
+
+/// They need nexuses with the stores, for data may have to go through them.
+#[test]
+fn who_was_registered_along_or_moved_to_is_remembered() {
+    let mut pair = paired();
+    let one = |nexus: Nexus| Registrant { nexus, name: "iqn.2026-11.example:more".into() };
+    let register = Request::Register {
+        key: Some(0),
+        new_key: 7,
+        aptpl: false,
+        all_ports: false,
+        name: "iqn.2026-11.example:asks".into(),
+        also: vec![one(host(A, 2)), one(host(A, 3))],
+    };
+    let to = one(host(B, 4));
+    let moved = Request::Move { key: 7, new_key: 8, unregister: true, aptpl: false, to };
+    ask(&mut pair, host(A, 1), 1, register);
+    settle(&mut pair, &does_all);
+    ask(&mut pair, host(A, 1), 2, moved);
+    settle(&mut pair, &does_all);
+    for engine in &pair.engines {
+        let table = engine.reservations(VOLUME).expect("the volume");
+        let known = table.parts().registrations.iter().map(|one| (one.registrant.nexus, one.key));
+        let expected = [(host(A, 2), 7), (host(A, 3), 7), (host(B, 4), 8)];
+        assert_eq!(known.collect::<Vec<_>>(), expected);
     }
 }
 

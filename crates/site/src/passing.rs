@@ -35,8 +35,8 @@ const ATTENTIONS_MAX: u32 = 16;
 const PERSISTENT_BYTES: u16 = u16::MAX;
 /// PERSISTENT RESERVE IN: REPORT CAPABILITIES.
 const CAPABILITIES: u8 = 0x02;
-/// In its data (SPC-4 6.15.4): SIP_C, ATP_C.
-const SIP_AND_ATP: u8 = 0x0c;
+/// In its data (SPC-4 6.15.4): ATP_C.
+const ATP: u8 = 0x04;
 
 /// What a pass is for.
 #[derive(Clone, Debug)]
@@ -319,6 +319,17 @@ impl Site {
                 unit.set_carrier(Some(nexus));
                 verdict
             }
+            // Data may have to go through those, and nobody may ask in their name.
+            Request::Register { also, .. } if done => {
+                for one in also {
+                    unit.session_for(one.nexus);
+                }
+                verdict
+            }
+            Request::Move { to, .. } if done => {
+                unit.set_carrier(Some(to.nexus));
+                verdict
+            }
             Request::Release { .. }
             | Request::Register { .. }
             | Request::ReservePersistent { .. }
@@ -415,11 +426,11 @@ impl Site {
         let completion = match verdict_of(&answer) {
             Verdict::Done => {
                 let mut data = answer.data.to_vec();
-                // A registration stands for one nexus at one site.
+                // A registration stands for one nexus at one site (`spell`).
                 if action == CAPABILITIES
                     && let Some(bits) = data.get_mut(2)
                 {
-                    *bits &= !SIP_AND_ATP;
+                    *bits &= !ATP;
                 }
                 Completion::Data(vec![data.into()])
             }
@@ -583,7 +594,14 @@ impl Unit {
         let parts = parts.unwrap_or_default();
         let name = |host| self.host_at_unit(host);
         let third_party = parts.third_party.then_some(&name as &dyn Fn(HostId) -> HostId);
-        spell(request, Means { extents: parts.extents.is_some(), ten: parts.ten, third_party })
+        let means = Means {
+            extents: parts.extents.is_some(),
+            ten: parts.ten,
+            third_party,
+            port: &|nexus| self.port_at_unit(nexus),
+            target_port: self.facts().and_then(|facts| facts.port),
+        };
+        spell(request, means)
     }
 
     /// How much one command may ask about; `None`: commands of no blocks say all, as no extents are reserved.

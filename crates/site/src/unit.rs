@@ -375,6 +375,12 @@ impl Unit {
         name::host_at_unit(&self.pair, self.site, self.volume, host)
     }
 
+    /// Initiator name and ISID that a host's nexus has at the unit.
+    pub(crate) fn port_at_unit(&self, nexus: Nexus) -> (String, u64) {
+        let (name, isid) = initiator_port(&self.pair, self.site, self.volume, Port::Host(nexus));
+        (name, isid.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
     /// The nexus in which data moves for a third party: it may have no session of its own yet.
     pub(crate) fn stand_in(&self, host: HostId) -> Nexus {
         name::stand_in(host, self.site)
@@ -615,7 +621,9 @@ impl Unit {
     }
 
     /// The session stands and the unit is what it should be.
-    fn fit(&mut self, now: u64, port: Port, facts: Facts) {
+    fn fit(&mut self, now: u64, port: Port, mut facts: Facts) {
+        // Logins overlap: what another was told meanwhile stays known.
+        facts.parts = facts.parts.or(self.facts.as_ref().and_then(|known| known.parts));
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let resting = Stage::Resting { until: now };
         session.stage = match std::mem::replace(&mut session.stage, resting) {

@@ -1,10 +1,12 @@
-//! Extents and third parties where units keep the reservations (E5.1, E5.2): two sites with our own target as each one's
+//! Extents, third parties, and what names other initiator ports, where units keep the reservations (E5.1, E5.2): two sites with our own target as each one's
 //! unit. What `docs/reservations.md` says of blocks holds block by block, and asking changes nothing.
 
 mod back_to_back;
 
 use back_to_back::{BLOCKS, MS, Pair, SECOND, nexus};
-use biplex_engine::reserve::{Access, Claim, ExtentKind, Extents, Request, Verdict};
+use biplex_engine::reserve::{
+    Access, Claim, ExtentKind, Extents, PersistentKind, Registrant, Request, Verdict,
+};
 use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure};
 use biplex_site::{Mode, Rules};
@@ -251,6 +253,68 @@ fn a_third_party_holds_with_all_its_sessions_and_who_asked_is_kept_out() {
     pair.lose(owner);
     pair.pass(SECOND);
     assert!(admitted(&mut pair, stranger, &write(held, 1)));
+    assert_eq!(alarms(&pair), Vec::<String>::new());
+}
+
+/// What a nexus has at both units: whether it holds persistently, and its key.
+fn has(pair: &Pair, nexus: Nexus) -> (bool, Option<u64>) {
+    let at = |index: usize, site| {
+        let (_, holds, key) = pair.places[index].array.as_ref().expect("a unit").has(site, nexus);
+        (holds, key)
+    };
+    assert_eq!(at(0, A), at(1, B), "{nexus}");
+    at(0, A)
+}
+
+#[test]
+fn further_ports_are_registered_and_a_reservation_is_moved_at_both_units() {
+    let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);
+    let (one, two, three, stranger) = (nexus(A, 1), nexus(A, 2), nexus(B, 3), nexus(B, 4));
+    let kind = PersistentKind::ExclusiveAccess;
+    let name = |host: u64| format!("iqn.2026-11.example:{host}").into();
+    let register = |also: Vec<Nexus>| Request::Register {
+        key: Some(0),
+        new_key: 7,
+        aptpl: false,
+        all_ports: false,
+        name: name(1),
+        also: also.into_iter().map(|nexus| Registrant { nexus, name: name(nexus.host.0) }).collect(),
+    };
+    // The unit says what is wrong with a list, and where.
+    let twice = request(&mut pair, one, register(vec![two, two]));
+    assert_eq!(twice, Completion::Verdict(Verdict::BadParameter(28)));
+    assert_eq!(request(&mut pair, one, register(vec![two])), DONE);
+    assert_eq!(
+        [one, two, three].map(|who| has(&pair, who)),
+        [(false, Some(7)), (false, Some(7)), (false, None)]
+    );
+    // Neither of them has asked for anything itself, and data must go through its nexus.
+    let move_to = |key, new_key, unregister, nexus: Nexus| Request::Move {
+        key,
+        new_key,
+        unregister,
+        aptpl: false,
+        to: Registrant { nexus, name: name(nexus.host.0) },
+    };
+    let nothing_to_move = request(&mut pair, one, move_to(7, 9, false, three));
+    assert_eq!(nothing_to_move, Completion::Verdict(Verdict::BadCdb(1)));
+    assert_eq!(request(&mut pair, one, Request::ReservePersistent { key: 7, kind }), DONE);
+    assert!(admitted(&mut pair, one, &write(extent(8, 2), 5)));
+    assert_eq!(request(&mut pair, one, move_to(7, 9, true, three)), DONE);
+    assert_eq!(
+        [one, two, three].map(|who| has(&pair, who)),
+        [(false, None), (false, Some(7)), (true, Some(9))]
+    );
+    wait_destaged(&mut pair);
+    for place in &pair.places {
+        assert!(place.array.as_ref().expect("a unit").disk[8 * 512..10 * 512].iter().all(|byte| *byte == 5));
+    }
+    assert!(admitted(&mut pair, three, &read(extent(8, 2))));
+    for out in [one, two, stranger] {
+        assert!(!admitted(&mut pair, out, &read(extent(8, 2))), "{out}");
+    }
+    assert_eq!(request(&mut pair, three, Request::ReleasePersistent { key: 9, kind }), DONE);
+    assert!(admitted(&mut pair, stranger, &write(extent(8, 2), 6)));
     assert_eq!(alarms(&pair), Vec::<String>::new());
 }
 

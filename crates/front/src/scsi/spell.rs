@@ -1,13 +1,17 @@
 //! Spells a request back as the command that asks it of a unit which keeps reservations itself (E5.1): the other
 //! direction of `reserve` and `persistent`. Says what cannot be asked of such a unit, and why.
 
+use super::transport_id;
 use crate::iscsi::initiator::{
     extent_element, persistent_parameters, persistent_reserve_out, release6, release6_extents, reserve6,
     reserve6_extents, reserve10,
 };
-use biplex_engine::HostId;
-use biplex_engine::reserve::{Extents, Request, Verdict};
+use biplex_engine::reserve::{Extents, Registrant, Request, Verdict};
+use biplex_engine::{HostId, Nexus};
 use bytes::Bytes;
+
+/// In byte 20 of PERSISTENT RESERVE OUT's parameters (SPC-4 6.16.3).
+const SPEC_I_PT: u8 = 0x08;
 
 /// A CDB and its parameter list.
 pub type Spelt = ([u8; 16], Bytes);
@@ -21,13 +25,18 @@ pub struct Means<'a> {
     pub ten: bool,
     /// It reserves for third parties, and calls a host so.
     pub third_party: Option<&'a dyn Fn(HostId) -> HostId>,
+    /// Initiator name and ISID that a nexus has there.
+    pub port: &'a dyn Fn(Nexus) -> (String, u64),
+    /// RELATIVE TARGET PORT IDENTIFIER of its port that all nexuses use.
+    pub target_port: Option<u16>,
 }
 
 /// The command for this request, in the nexus that asks; an error is what the host is told instead.
 ///
-/// Each of these holds for a nexus that stands for another at another target port, so nothing that names ports can be
-/// handed on as it is: SPEC_I_PT, ALL_TG_PT and REGISTER AND MOVE are refused, for the unit's ports and initiators are
-/// not those that the host names. Extents and third parties are refused where the unit would not know them.
+/// Each of these holds for a nexus that stands for another at another target port, so nothing that names initiators and
+/// ports can be handed on as it is: they get the names that they have there. ALL_TG_PT is refused: the pair's ports are
+/// two initiators' ports at one of the unit's, and no command registers two of these or none. Extents and third parties
+/// are refused where the unit would not know them.
 ///
 /// What releases SCSI-2 reservations (a lost nexus, a reset) is a RELEASE in each nexus concerned, of each that it may
 /// have: of the unit, as it is spelt here, and of those for which the asker spells [`Request::Release`].
@@ -38,12 +47,12 @@ pub fn spell(request: &Request, means: Means) -> Result<Spelt, Verdict> {
             scsi2(false, *third_party, id, extents.as_ref().map_or(Vec::new(), elements), means)?
         }
         Request::Release { third_party, extents } => scsi2(true, *third_party, *extents, Vec::new(), means)?,
-        // SPC-4 6.16.3: SPEC_I_PT and ALL_TG_PT are in byte 20.
+        // SPC-4 6.16.3: ALL_TG_PT is in byte 20.
         Request::Register { all_ports: true, .. } => return Err(Verdict::BadParameter(20)),
-        Request::Register { also, .. } if !also.is_empty() => return Err(Verdict::BadParameter(20)),
-        Request::Register { key, new_key, aptpl, .. } => {
+        Request::Register { key, new_key, aptpl, also, .. } => {
             let action = if key.is_some() { 0x00 } else { 0x06 };
-            persistent(action, 0, key.unwrap_or(0), *new_key, *aptpl)
+            let spelt = persistent(action, 0, key.unwrap_or(0), *new_key, *aptpl);
+            if also.is_empty() { spelt } else { with_ports(spelt, also, means) }
         }
         Request::ReservePersistent { key, kind } => persistent(0x01, *kind as u8, *key, 0, false),
         Request::ReleasePersistent { key, kind } => persistent(0x02, *kind as u8, *key, 0, false),
@@ -51,7 +60,15 @@ pub fn spell(request: &Request, means: Means) -> Result<Spelt, Verdict> {
         Request::Preempt { key, victim, kind, abort } => {
             persistent(if *abort { 0x05 } else { 0x04 }, *kind as u8, *key, *victim, false)
         }
-        Request::Move { .. } => return Err(Verdict::BadCdb(1)),
+        Request::Move { key, new_key, unregister, aptpl, to } => {
+            let port = means.target_port.ok_or(Verdict::BadCdb(1))?;
+            let mut list = [key.to_be_bytes(), new_key.to_be_bytes()].concat();
+            list.extend_from_slice(&[0, u8::from(*unregister) << 1 | u8::from(*aptpl)]);
+            list.extend_from_slice(&port.to_be_bytes());
+            let id = transport_id(to.nexus, means);
+            list.extend_from_slice(&(id.len() as u32).to_be_bytes());
+            sized(persistent_reserve_out(0x07, 0), [list, id].concat())
+        }
         Request::Reset(_) | Request::NexusLost | Request::SiteStarted { .. } => (release6(), Bytes::new()),
         // Mode parameters are the pair's own.
         Request::SetModes(_) => return Err(Verdict::BadCdb(0)),
@@ -103,6 +120,29 @@ fn persistent(action: u8, kind: u8, key: u64, other: u64, aptpl: bool) -> Spelt 
     (persistent_reserve_out(action, kind), Bytes::copy_from_slice(&list))
 }
 
+/// REGISTER with SPEC_I_PT (SPC-4 6.16.3): the TransportIDs behind their length.
+fn with_ports((cdb, list): Spelt, also: &[Registrant], means: Means) -> Spelt {
+    let mut list = list.to_vec();
+    if let Some(flags) = list.get_mut(20) {
+        *flags |= SPEC_I_PT;
+    }
+    let ids: Vec<u8> = also.iter().flat_map(|one| transport_id(one.nexus, means)).collect();
+    list.extend_from_slice(&(ids.len() as u32).to_be_bytes());
+    list.extend_from_slice(&ids);
+    sized(cdb, list)
+}
+
+fn transport_id(nexus: Nexus, means: Means) -> Vec<u8> {
+    let (name, isid) = (means.port)(nexus);
+    transport_id::encode(&name, isid)
+}
+
+/// With the list's length in PERSISTENT RESERVE OUT's CDB (SPC-4 6.16.1).
+fn sized(mut cdb: [u8; 16], list: Vec<u8>) -> Spelt {
+    cdb[5..9].copy_from_slice(&(list.len() as u32).to_be_bytes());
+    (cdb, list.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::cdb::Cdb;
@@ -112,8 +152,20 @@ mod tests {
     use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
     use std::sync::Arc;
 
-    const ALL: Means = Means { extents: true, ten: true, third_party: Some(&|host| HostId(host.0 + 100)) };
-    const NOTHING: Means = Means { extents: false, ten: true, third_party: None };
+    const ALL: Means = Means {
+        extents: true,
+        ten: true,
+        third_party: Some(&|host| HostId(host.0 + 100)),
+        port: &|nexus| (format!("iqn.unit:{:x}", nexus.host.0), nexus.isid + 1),
+        target_port: Some(1),
+    };
+    const NOTHING: Means = Means { extents: false, third_party: None, target_port: None, ..ALL };
+
+    /// As the unit reads it.
+    fn there(isid: u64, host: u64, site: SiteId) -> Registrant {
+        let name: Arc<str> = format!("iqn.unit:{host:x}").into();
+        Registrant { nexus: Nexus { host: HostId::of_name(&name), isid, site }, name }
+    }
 
     fn register(key: Option<u64>, all_ports: bool, also: Vec<Registrant>) -> Request {
         Request::Register { key, new_key: 7, aptpl: true, all_ports, name: "iqn.a:b".into(), also }
@@ -139,6 +191,28 @@ mod tests {
         ] {
             let (cdb, list) = spell(&request, ALL).expect("it can be asked");
             assert_eq!(read::out(Cdb::new(&cdb), &list, &asker), Ok(request));
+        }
+        // Further ports have the names that they have at the unit, and so has who takes over.
+        let at = |host, isid, site| Registrant {
+            nexus: Nexus { host: HostId(host), isid, site },
+            name: "iqn.a:c".into(),
+        };
+        let also = vec![at(0xabc, 1, SiteId::A), at(0xd, 7, SiteId::B)];
+        for key in [Some(0), Some(3)] {
+            let (cdb, list) = spell(&register(key, false, also.clone()), ALL).expect("it can be asked");
+            let expected = register(key, false, vec![there(2, 0xabc, SiteId::A), there(8, 0xd, SiteId::A)]);
+            assert_eq!(read::list_length(Cdb::new(&cdb)), list.len() as u64);
+            assert_eq!(read::out(Cdb::new(&cdb), &list, &asker), Ok(expected));
+        }
+        for (unregister, aptpl, target_port, site) in
+            [(true, false, 1, SiteId::A), (false, true, 2, SiteId::B)]
+        {
+            let moved = |to| Request::Move { key: 7, new_key: 8, unregister, aptpl, to };
+            let means = Means { target_port: Some(target_port), ..ALL };
+            let (cdb, list) = spell(&moved(at(0xabc, 1, SiteId::B)), means).expect("it can be asked");
+            let expected = moved(there(2, 0xabc, site));
+            assert_eq!(read::list_length(Cdb::new(&cdb)), list.len() as u64);
+            assert_eq!(read::out(Cdb::new(&cdb), &list, &asker), Ok(expected));
         }
         assert_eq!(spell(&Request::NexusLost, ALL), Ok((release6(), Bytes::new())));
     }
@@ -197,11 +271,10 @@ mod tests {
         let to =
             Registrant { nexus: Nexus { host: HostId(1), isid: 1, site: SiteId::A }, name: "iqn.a:c".into() };
         let moved = Request::Move { key: 1, new_key: 2, unregister: false, aptpl: false, to: to.clone() };
-        assert_eq!(spell(&moved, ALL), Err(Verdict::BadCdb(1)));
-        for request in [extents, third, Request::Release { third_party: None, extents: Some(1) }] {
+        for request in [extents, third, moved, Request::Release { third_party: None, extents: Some(1) }] {
             assert_eq!(spell(&request, NOTHING), Err(Verdict::BadCdb(1)), "{}", request.name());
         }
-        for request in [register(Some(0), true, Vec::new()), register(Some(0), false, vec![to])] {
+        for request in [register(Some(0), true, Vec::new()), register(Some(0), true, vec![to])] {
             assert_eq!(spell(&request, ALL), Err(Verdict::BadParameter(20)));
         }
     }

@@ -300,6 +300,11 @@ impl Unit {
         all.into_iter().find(fit)
     }
 
+    /// Whether sessions are being made: the one that may carry it can be among them.
+    fn others_come(&self) -> bool {
+        self.sessions.values().any(|session| !session.is_ready() && !session.leaving)
+    }
+
     /// Cuts the next part off the lane's first order.
     fn next_part(&mut self, lane: usize, limits: Limits) -> Option<Part> {
         loop {
@@ -410,13 +415,10 @@ impl Unit {
                 if self.lucky == Some(port) {
                     self.lucky = None;
                 }
-                // The one that holds it may be among those that are being made anew.
-                let more = self.sessions.values().any(|session| !session.is_ready() && !session.leaving);
                 if self.carrier_for(&part).is_some() {
                     self.orders.send_again(part);
-                } else if more && part.retries < RETRIES_MAX {
+                } else if self.others_come() && part.retries < RETRIES_MAX {
                     part.retries += 1;
-                    part.met.clear();
                     self.orders.pause(now, part);
                 } else if part.kind == Kind::Sync && self.orders.cached_last <= self.orders.settled {
                     self.part_good(now, part, Bytes::new());

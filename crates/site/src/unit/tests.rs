@@ -270,6 +270,34 @@ fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
 }
 
 #[test]
+fn what_one_session_was_told_another_does_not_forget() {
+    let mut world = World::new();
+    world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    world.array.swap_max = 8;
+    world.array.shy = Some("0000000000000001");
+    world.run();
+    assert_eq!(world.unit.facts().expect("facts").parts, None);
+    assert!(world.notices[0].1.contains("is reserved and does not tell"), "{:?}", world.notices);
+    // Both ask at the same time, and one is told.
+    assert!(world.unit.session_for(nexus(1)) && world.unit.session_for(nexus(2)));
+    world.run();
+    let parts = world.unit.facts().expect("facts").parts;
+    assert_eq!(parts.and_then(|parts| parts.extents), Some(8));
+}
+
+#[test]
+fn data_waits_for_the_session_of_a_holder_that_is_being_made() {
+    let mut world = World::ready();
+    let holder = initiator_port(&setting().pair, SiteId::A, VOLUME, Port::Host(nexus(2))).0;
+    world.array.holder = Some(holder);
+    world.unit.set_carrier(Some(nexus(2)));
+    let ticket = world.order(write(8, vec![bytes(5, 1)]));
+    world.wait(SECOND);
+    assert_eq!(world.ended(ticket), Ok(Bytes::new()));
+    assert_eq!(world.array.conflicts, 1);
+}
+
+#[test]
 fn units_that_do_not_fit_are_refused_in_words_and_never_written() {
     for (spoil, said) in [
         ((|a: &mut Array| a.blocks -= 1) as fn(&mut Array), "it has 8191 blocks, the config says 8192"),
