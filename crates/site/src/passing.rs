@@ -38,11 +38,22 @@ const CAPABILITIES: u8 = 0x02;
 /// In its data (SPC-4 6.15.4): ATP_C.
 const ATP: u8 = 0x04;
 
+/// How often a request is asked again because the unit was busy, and the first pause, which doubles; nanoseconds.
+const BUSY_MAX: u32 = 8;
+const BUSY_PAUSE: u64 = 10_000_000;
+
+/// How often a request was asked already, and why again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    attentions: u32,
+    busy: u32,
+}
+
 /// What a pass is for.
 #[derive(Clone, Debug)]
 enum Errand {
     /// The request that the volume's engine waits for, or one nexus' share of it.
-    Request { nexus: Nexus, cdb: [u8; 16], data: Bytes, attentions: u32 },
+    Request { nexus: Nexus, cdb: [u8; 16], data: Bytes, tries: Tries },
     /// Whether a parked command may come in, as far as this piece goes.
     Question { op: OpId, round: u64, piece: Piece, left: VecDeque<Piece> },
     /// A host's PERSISTENT RESERVE IN.
@@ -211,17 +222,21 @@ impl Site {
         let round = Round { stamp, request, nexus, left, verdict, fresh, releases, unreleased };
         self.passing.rounds.insert(id, round);
         for (nexus, (cdb, data)) in commands {
-            self.send_request(id, nexus, cdb, data, 0);
+            self.send_request(now, id, nexus, (cdb, data), Tries::default());
         }
         if left == 0 {
             self.round_over(now, id);
         }
     }
 
-    fn send_request(&mut self, id: VolumeId, nexus: Nexus, cdb: [u8; 16], data: Bytes, attentions: u32) {
+    fn send_request(&mut self, now: Now, id: VolumeId, nexus: Nexus, (cdb, data): Spelt, tries: Tries) {
         let Some(unit) = self.units.get_mut(&id) else { return };
-        let ticket = unit.pass(nexus, cdb, data.clone(), 0);
-        self.passing.errands.insert((id, ticket), Errand::Request { nexus, cdb, data, attentions });
+        let from = match tries.busy {
+            0 => 0,
+            times => now.mono + (BUSY_PAUSE << (times - 1)),
+        };
+        let ticket = unit.pass_from(from, nexus, cdb, data.clone(), 0);
+        self.passing.errands.insert((id, ticket), Errand::Request { nexus, cdb, data, tries });
     }
 
     /// A unit answered, or did not.
@@ -234,9 +249,15 @@ impl Site {
     ) {
         let Some(errand) = self.passing.errands.remove(&(id, ticket)) else { return };
         match errand {
-            Errand::Request { nexus, cdb, data, attentions } => {
-                if self.heard(id, nexus, &result) && attentions < ATTENTIONS_MAX {
-                    return self.send_request(id, nexus, cdb, data, attentions + 1);
+            Errand::Request { nexus, cdb, data, mut tries } => {
+                if self.heard(now, id, nexus, &result) && tries.attentions < ATTENTIONS_MAX {
+                    tries.attentions += 1;
+                    return self.send_request(now, id, nexus, (cdb, data), tries);
+                }
+                // Not looked at: asked again, or a unit that is busy for a moment would differ from the other.
+                if result.as_ref().is_ok_and(Answer::is_later) && tries.busy < BUSY_MAX {
+                    tries.busy += 1;
+                    return self.send_request(now, id, nexus, (cdb, data), tries);
                 }
                 if let Err(why) = &result {
                     self.notice(Severity::Warning, format!("a request of {nexus} was not answered: {why}"));
@@ -259,7 +280,7 @@ impl Site {
                 self.questioned(now, id, op, round, (piece, left), &result);
             }
             Errand::Inspection { op, nexus, action, attentions } => {
-                if self.heard(id, nexus, &result) && attentions < ATTENTIONS_MAX {
+                if self.heard(now, id, nexus, &result) && attentions < ATTENTIONS_MAX {
                     return self.ask_persistent(op, id, nexus, action, attentions + 1);
                 }
                 self.inspected(now, op, action, result);
@@ -278,7 +299,8 @@ impl Site {
             // release (SPC-4 5.13.3).
             Request::NexusLost => {
                 // Some units take a registrant that comes back in another session for another.
-                let closes = !registered(&self.engine, id, nexus);
+                // It may be back already.
+                let closes = !registered(&self.engine, id, nexus) && !self.hosts.contains_key(&nexus);
                 if closes || round.unreleased.is_empty() {
                     unit.book.forget(nexus);
                 }
@@ -371,7 +393,7 @@ impl Site {
         let news = matches!(result, Ok(answer) if answer.is_attention());
         let again = (news || stale) && parked.attentions < ATTENTIONS_MAX;
         parked.attentions += u32::from(again);
-        let told = matches!(result, Ok(answer) if news && self.tell_attention(id, nexus, &answer.sense));
+        let told = matches!(result, Ok(answer) if news && self.tell_attention(now, id, nexus, &answer.sense));
         if again && !told {
             return self.question(op);
         }
@@ -453,22 +475,50 @@ impl Site {
                 "the unit of volume {id} lost the nexus of {nexus}, and what that had reserved: released at both sites"
             );
             self.notice(Severity::Warning, text);
+            // The reset is told to all, but it waits for the line where that is down.
+            if nexus.site == self.config.site {
+                self.target.apply_effect(id, &Effect::Attend(nexus, Attention::Reset));
+            }
             self.engine.handle_unit_lost(now, id);
         }
     }
 
+    /// A nexus was told that the unit was reset or lost power, by whomever: what was reserved by SCSI-2 is gone at this unit
+    /// alone.
+    fn unit_was_reset(&mut self, now: Now, id: VolumeId, nexus: Nexus) {
+        let Some(unit) = self.units.get_mut(&id).filter(|_| self.engine.kept_by_disk(id)) else { return };
+        if unit.was_reset(crate::unit::Port::Host(nexus)) && !unit.book.is_empty() {
+            let text = format!(
+                "the unit of volume {id} was reset, and what was reserved there is gone: released at both sites"
+            );
+            self.notice(Severity::Warning, text);
+            self.engine.handle_unit_lost(now, id);
+        }
+    }
+
+    /// Ends sessions with units that are of no use any more: of hosts that are gone and have nothing.
+    pub(crate) fn prune_nexuses(&mut self, now: Now) {
+        for (id, unit) in &mut self.units {
+            let here = |nexus: Nexus| self.hosts.contains_key(&nexus);
+            unit.prune(now.mono, |nexus| here(nexus) || registered(&self.engine, *id, nexus));
+        }
+    }
+
     /// Whether the unit had news for this nexus instead of an answer; they are handed on, if the host is here.
-    fn heard(&mut self, id: VolumeId, nexus: Nexus, result: &Result<Answer, String>) -> bool {
+    fn heard(&mut self, now: Now, id: VolumeId, nexus: Nexus, result: &Result<Answer, String>) -> bool {
         let Ok(answer) = result else { return false };
         if !answer.is_attention() {
             return false;
         }
-        self.tell_attention(id, nexus, &answer.sense);
+        self.tell_attention(now, id, nexus, &answer.sense);
         true
     }
 
     /// Hands a unit's news on to the host of a nexus; `false`: there are none for it.
-    pub(crate) fn tell_attention(&mut self, id: VolumeId, nexus: Nexus, sense: &[u8]) -> bool {
+    pub(crate) fn tell_attention(&mut self, now: Now, id: VolumeId, nexus: Nexus, sense: &[u8]) -> bool {
+        if let (_, 0x29, 0x00..=0x04) = crate::unit::sense_codes(sense) {
+            self.unit_was_reset(now, id, nexus);
+        }
         if nexus.site != self.config.site || !self.engine.kept_by_disk(id) {
             return false;
         }

@@ -241,6 +241,7 @@ impl Site {
                 self.engine.handle_tick(now);
                 self.target.handle_tick(now);
                 self.units.values_mut().for_each(|unit| unit.advance(now.mono));
+                self.prune_nexuses(now);
             }
             Event::Drain => {
                 self.draining = true;
@@ -342,6 +343,7 @@ impl Site {
                 if let Some(op) = self.host_ops.get(&task).copied()
                     && !self.unpark(now, op)
                 {
+                    self.forget_inspection(op);
                     self.engine.handle_abandoned(op);
                 }
             }

@@ -41,17 +41,18 @@ use orders::{Orders, Part};
 use probe::{Next, Probe};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Sessions of hosts' nexuses with one unit at a time.
-pub const NEXUSES_MAX: usize = 64;
-/// Passes of one unit that are not yet answered.
-pub const PASSES_MAX: usize = 1024;
+/// Sessions of hosts' nexuses with one unit at a time: all that can be registered, and as many more.
+pub const NEXUSES_MAX: usize = 512;
+/// A session that was not used for so long ends, if nothing may be kept for its nexus; nanoseconds.
+const IDLE_MAX: u64 = 60_000_000_000;
 /// Time for a connection to stand and for its login and questions, nanoseconds.
 const LOGIN_MAX: u64 = 10_000_000_000;
 /// A command that is not answered for so long ends its session, nanoseconds.
 const COMMAND_MAX: u64 = 15_000_000_000;
 /// The same for SYNCHRONIZE CACHE, which waits for the medium.
 const SYNC_MAX: u64 = 60_000_000_000;
-/// A pass waits so long for its session.
+/// A pass waits so long for its session, counted from when that, or the unit, went away: an outage costs this once, not
+/// once for each pass.
 const PASS_PATIENCE: u64 = 10_000_000_000;
 /// First and longest pause between attempts to connect, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;
@@ -161,6 +162,8 @@ struct Pass {
     ticket: PassTicket,
     cdb: [u8; 16],
     payload: Payload,
+    /// Not sent before.
+    from: u64,
     /// When it gives up waiting for its session.
     until: Option<u64>,
 }
@@ -210,6 +213,12 @@ struct Session {
     leaving: bool,
     /// Why it does not stand, once an attempt has failed.
     trouble: Option<String>,
+    /// Since when it does not stand, once somebody wanted it.
+    away_since: Option<u64>,
+    /// When a host's command last went through it.
+    used: u64,
+    /// The unit was reset, and this nexus will be told of it, too.
+    hears_of_reset: bool,
 }
 
 impl Session {
@@ -223,6 +232,9 @@ impl Session {
             wrote: false,
             leaving: false,
             trouble: None,
+            away_since: None,
+            used: 0,
+            hears_of_reset: false,
         }
     }
 
@@ -251,7 +263,7 @@ impl Session {
             Stage::Resting { until } | Stage::Dialling { until, .. } | Stage::Asking { until, .. } => {
                 Some(*until)
             }
-            Stage::Ready { .. } => None,
+            Stage::Ready { .. } => self.passes.iter().map(|pass| pass.from).min(),
         };
         let tasks = self.tasks.values().map(|task| task.until);
         stage.into_iter().chain(tasks).chain(self.passes.iter().filter_map(|pass| pass.until)).min()
@@ -279,7 +291,8 @@ pub struct Unit {
     next_conn: u64,
     next_tag: u64,
     next_pass: u64,
-    passes: usize,
+    /// Since when no session stands.
+    away_since: Option<u64>,
     /// Something came in without a time: [`Unit::advance`] is wanted at once.
     stirred: bool,
     out: VecDeque<UnitAction>,
@@ -322,7 +335,7 @@ impl Unit {
             next_conn: 1,
             next_tag: 1,
             next_pass: 1,
-            passes: 0,
+            away_since: None,
             stirred: true,
             out: VecDeque::new(),
         }
@@ -404,6 +417,18 @@ impl Unit {
 
     /// Sends a host's command through its own session, which is opened on demand, exactly as it is and at most once.
     pub fn pass(&mut self, nexus: Nexus, cdb: [u8; 16], data_out: Bytes, data_in_len: u32) -> PassTicket {
+        self.pass_from(0, nexus, cdb, data_out, data_in_len)
+    }
+
+    /// The same, but not before the moment `from`.
+    pub fn pass_from(
+        &mut self,
+        from: u64,
+        nexus: Nexus,
+        cdb: [u8; 16],
+        data_out: Bytes,
+        data_in_len: u32,
+    ) -> PassTicket {
         let ticket = PassTicket(self.next_pass);
         self.next_pass += 1;
         let payload = match (data_out.is_empty(), data_in_len) {
@@ -411,17 +436,19 @@ impl Unit {
             (true, 0) => Payload::None,
             (true, room) => Payload::In(room),
         };
-        let refused = if self.passes >= PASSES_MAX {
-            Some(format!("{PASSES_MAX} commands of hosts wait for it already"))
-        } else if !self.session_for(nexus) {
-            Some(format!("{NEXUSES_MAX} hosts have sessions with it already"))
-        } else {
-            None
-        };
-        (self.passes, self.stirred) = (self.passes + 1, true);
-        match (refused, self.sessions.get_mut(&Port::Host(nexus))) {
-            (None, Some(session)) => session.passes.push_back(Pass { ticket, cdb, payload, until: None }),
-            (why, _) => self.passed(ticket, Err(self.said(why.as_deref().unwrap_or("no session")))),
+        self.stirred = true;
+        let room = self.session_for(nexus);
+        match self.sessions.get_mut(&Port::Host(nexus)) {
+            Some(session) => session.passes.push_back(Pass { ticket, cdb, payload, from, until: None }),
+            None => self.passed(ticket, Err(self.said("there are too many sessions with it"))),
+        }
+        if !room {
+            let what = format!(
+                "has {NEXUSES_MAX} sessions, one for each nexus of a host that is here or registered: those of further \
+                 hosts are NOT READY. Log out what is not needed, and have a registered host PREEMPT, or CLEAR, keys of \
+                 hosts that are gone (`biplex locks` lists them)"
+            );
+            self.notice(Severity::Alarm, &what);
         }
         ticket
     }
@@ -457,6 +484,34 @@ impl Unit {
                 self.passed(pass.ticket, Err(self.said("the host is gone")));
             }
         }
+    }
+
+    /// Ends sessions that were long not used and whose nexuses nobody `needs`.
+    pub fn prune(&mut self, now: u64, needs: impl Fn(Nexus) -> bool) {
+        let idle = |(port, session): (&Port, &Session)| match port {
+            Port::Host(nexus) => {
+                let busy = !session.passes.is_empty() || !session.tasks.is_empty() || !session.is_ready();
+                let kept = busy || self.book.has(*nexus) || name::is_stand_in(*nexus) || needs(*nexus);
+                (!kept && session.used.saturating_add(IDLE_MAX) <= now).then_some(*nexus)
+            }
+            Port::Site => None,
+        };
+        let all: Vec<Nexus> = self.sessions.iter().filter_map(idle).collect();
+        all.into_iter().for_each(|nexus| self.close_nexus(now, nexus));
+    }
+
+    /// A nexus was told that the unit was reset. Whether that is news: all that have sessions now will be told of the
+    /// same reset.
+    pub(crate) fn was_reset(&mut self, port: Port) -> bool {
+        if let Some(session) = self.sessions.get_mut(&port)
+            && std::mem::take(&mut session.hears_of_reset)
+        {
+            return false;
+        }
+        for (other, session) in &mut self.sessions {
+            session.hears_of_reset = *other != port && session.is_ready();
+        }
+        true
     }
 
     /// A connection stands.
@@ -512,6 +567,9 @@ impl Unit {
     /// Does what is due and what can be done: connects, gives up, sends orders and passes on.
     pub fn advance(&mut self, now: u64) {
         self.stirred = false;
+        if !self.reachable() {
+            self.away_since.get_or_insert(now);
+        }
         for port in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.advance_session(now, port);
         }
@@ -546,18 +604,25 @@ impl Unit {
     }
 
     fn send_passes(&mut self, now: u64, port: Port) {
+        let away = self.away_since.unwrap_or(u64::MAX);
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let (mut given_up, trouble) = (Vec::new(), session.trouble.clone());
         if let Stage::Ready { initiator, .. } = &mut session.stage {
-            while let Some(Pass { ticket, cdb, payload, .. }) = session.passes.pop_front() {
-                initiator.submit(self.next_tag, lun(self.address.lun), cdb, payload);
-                let task = Task { use_: Use::Pass(ticket), until: now + COMMAND_MAX };
+            for pass in std::mem::take(&mut session.passes) {
+                if pass.from > now {
+                    session.passes.push_back(pass);
+                    continue;
+                }
+                initiator.submit(self.next_tag, lun(self.address.lun), pass.cdb, pass.payload);
+                let task = Task { use_: Use::Pass(pass.ticket), until: now + COMMAND_MAX };
                 session.tasks.insert(self.next_tag, task);
                 self.next_tag += 1;
+                session.used = now;
             }
-        } else {
+        } else if !session.passes.is_empty() {
+            let since = (*session.away_since.get_or_insert(now)).min(away);
             for pass in &mut session.passes {
-                pass.until.get_or_insert(now + PASS_PATIENCE);
+                pass.until.get_or_insert(since.saturating_add(PASS_PATIENCE));
             }
             let late = |pass: &Pass| pass.until.is_some_and(|until| until <= now);
             given_up.extend(session.passes.iter().filter(|pass| late(pass)).map(|pass| pass.ticket));
@@ -631,6 +696,7 @@ impl Unit {
             other => other,
         };
         (session.fenced, session.pause) = (false, PAUSE_MIN);
+        (session.away_since, session.used, self.away_since) = (None, now, None);
         let trouble = session.trouble.take();
         if port == Port::Site {
             match (&self.facts, trouble) {
@@ -686,7 +752,6 @@ impl Unit {
     }
 
     fn passed(&mut self, ticket: PassTicket, result: Result<Answer, String>) {
-        self.passes -= 1;
         self.out.push_back(UnitAction::Passed { ticket, result });
     }
 

@@ -82,7 +82,7 @@ impl Site {
                 UnitAction::Notice { severity, text } => self.notice(severity, text),
                 UnitAction::Passed { ticket, result } => self.passed(now, id, ticket, result),
                 UnitAction::Attention { nexus, sense } => {
-                    self.tell_attention(id, nexus, &sense);
+                    self.tell_attention(now, id, nexus, &sense);
                 }
                 UnitAction::NexusLost { nexus } => self.unit_nexus_lost(now, id, nexus),
             }

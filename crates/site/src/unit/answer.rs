@@ -58,6 +58,11 @@ impl Answer {
         self.verdict() == Verdict::Attention
     }
 
+    /// Whether the unit could not do it just now, and did not: BUSY, TASK SET FULL, NOT READY, ABORTED COMMAND.
+    pub(crate) fn is_later(&self) -> bool {
+        self.verdict() == Verdict::Later
+    }
+
     /// Whether this is news of a power on or reset (SPC-4: 29h), after which a write cache may be lost.
     pub(super) fn tells_of_reset(&self) -> bool {
         self.status == CHECK && matches!(codes(&self.sense), (0x6, 0x29, _))

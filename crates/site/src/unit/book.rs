@@ -102,6 +102,11 @@ impl Book {
         self.entries.retain(|nexus, _| unreleased.contains(nexus));
     }
 
+    /// Whether nobody can have anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether the nexus may have something.
     pub fn has(&self, nexus: Nexus) -> bool {
         self.entries.contains_key(&nexus)

@@ -6,6 +6,7 @@ mod own_target;
 use super::*;
 use array::Array;
 use biplex_engine::HostId;
+use biplex_front::iscsi::initiator::test_unit_ready;
 use biplex_store::{Device, DiskOp};
 use std::collections::BTreeSet;
 
@@ -594,13 +595,89 @@ fn sessions_of_hosts_are_bounded_and_end_with_their_host() {
     assert!(!world.unit.session_for(nexus(1000)));
     let refused = world.unit.pass(nexus(1000), [0; 16], Bytes::new(), 0);
     world.run();
-    assert!(world.passed[&refused].as_ref().expect_err("full").contains("64 hosts"));
+    assert!(world.passed[&refused].as_ref().expect_err("full").contains("too many sessions"));
+    let alarm = |(severity, text): &(Severity, String)| {
+        *severity == Severity::Alarm && text.contains("`biplex locks` lists them")
+    };
+    assert!(world.notices.iter().any(alarm), "{:?}", world.notices);
     assert_eq!(world.conns.len(), NEXUSES_MAX + 1);
     world.unit.close_nexus(world.now, nexus(3));
     world.run();
     assert_eq!(world.conns.len(), NEXUSES_MAX);
     assert!(world.unit.session_for(nexus(1000)));
     assert!(world.lost.is_empty(), "an end that was asked for is no loss");
+}
+
+#[test]
+fn an_outage_is_waited_for_once_and_not_once_for_each_pass() {
+    let mut world = World::ready();
+    world.down = true;
+    world.cut();
+    let first = world.unit.pass(nexus(1), test_unit_ready(), Bytes::new(), 0);
+    world.run();
+    world.wait(9 * SECOND);
+    assert!(!world.passed.contains_key(&first));
+    world.wait(2 * SECOND);
+    assert!(world.passed[&first].is_err());
+    // Nor once for each nexus.
+    for host in [1, 2] {
+        let next = world.unit.pass(nexus(host), test_unit_ready(), Bytes::new(), 0);
+        world.run();
+        assert!(world.passed[&next].is_err());
+    }
+    world.down = false;
+    world.wait(3 * SECOND);
+    world.down = true;
+    world.cut();
+    let next = world.unit.pass(nexus(1), test_unit_ready(), Bytes::new(), 0);
+    world.run();
+    world.wait(9 * SECOND);
+    assert!(!world.passed.contains_key(&next), "another outage");
+}
+
+#[test]
+fn a_pass_is_not_sent_before_its_time() {
+    let mut world = World::ready();
+    let later = world.unit.pass_from(world.now + SECOND, nexus(1), test_unit_ready(), Bytes::new(), 0);
+    let now = world.unit.pass(nexus(1), test_unit_ready(), Bytes::new(), 0);
+    world.wait(SECOND - 1);
+    assert!(world.passed.contains_key(&now) && !world.passed.contains_key(&later));
+    world.wait(1);
+    assert!(world.passed.contains_key(&later));
+}
+
+#[test]
+fn sessions_that_nobody_needs_end_after_a_while() {
+    let mut world = World::ready();
+    for host in 1..=3 {
+        world.unit.pass(nexus(host), test_unit_ready(), Bytes::new(), 0);
+    }
+    world.unit.book.reserving(nexus(2), (None, None));
+    world.run();
+    assert_eq!(world.conns.len(), 4);
+    world.wait(59 * SECOND);
+    world.unit.prune(world.now, |_| false);
+    world.run();
+    assert_eq!(world.conns.len(), 4);
+    world.wait(2 * SECOND);
+    world.unit.prune(world.now, |who| who == nexus(3));
+    world.run();
+    assert_eq!(world.conns.len(), 3, "one may have reserved something, one is needed");
+    assert!(world.lost.is_empty());
+}
+
+#[test]
+fn a_reset_of_the_unit_is_news_once() {
+    let mut world = World::ready();
+    for host in 1..=3 {
+        world.unit.pass(nexus(host), test_unit_ready(), Bytes::new(), 0);
+    }
+    world.run();
+    let told = |world: &mut World, host| world.unit.was_reset(Port::Host(nexus(host)));
+    assert!(told(&mut world, 1));
+    assert!(!told(&mut world, 2) && !told(&mut world, 3), "of the same reset");
+    assert!(told(&mut world, 2), "of another");
+    assert!(!told(&mut world, 1));
 }
 
 #[test]
