@@ -417,6 +417,32 @@ fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
         wait_destaged(&pair);
     }
     one.persistent(CLEAR, 0, 0x11, 0, false).expect("clear");
+    // Extents and third parties end with any site's restart, at both units, and their owner is told.
+    for victim in SiteName::BOTH {
+        let mut two;
+        [one, two] = hosts(&pair);
+        let reserve = |host: &mut Host| {
+            host.once(reserve6_extents(7, 8), &extent_element(3, 100, 50)).expect("free");
+            host.once(reserve10(false, Some(8), true, 16), &[[9; 8], extent_element(1, 200, 5)].concat())
+                .expect("free");
+        };
+        reserve(&mut one);
+        assert_eq!(write_once(&mut two, 120, 2), Err(CONFLICT));
+        pair.site_mut(victim).kill();
+        pair.site_mut(victim).start();
+        pair.wait_paired();
+        let mut two = Host::at(&pair.sites[1], "two");
+        wait_until("all is released", || {
+            hear(&mut two);
+            let wrote = [120, 200].map(|lba| write_once(&mut two, lba, 2));
+            if wrote == [Ok(()), Ok(())] { Ok(()) } else { Err(format!("{wrote:?}")) }
+        });
+        if victim == SiteName::B {
+            assert!(hear(&mut one).contains(&(0x29, 0x03)));
+        }
+        reserve(&mut two);
+        two.logout();
+    }
     pair.stop();
     disks.iter_mut().for_each(Pair::stop);
 }

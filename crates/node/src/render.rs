@@ -112,6 +112,9 @@ pub fn status(status: &Status) -> String {
     }
     writeln!(text, "\n{volumes}").expect("a String takes all that is written to it");
     for volume in &status.volumes {
+        if let Some(unit) = &volume.unit {
+            writeln!(text, "  {}: its store is {unit}", volume.name).expect("a String takes all");
+        }
         if let Some(error) = &volume.last_error {
             writeln!(text, "  {}: last error: {error}", volume.name).expect("a String takes all");
         }

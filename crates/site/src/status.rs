@@ -127,6 +127,8 @@ pub struct VolumeStatus {
     pub errors: u64,
     /// The last of them.
     pub last_error: Option<String>,
+    /// What the SCSI unit that is its store is and can do; none before it was asked, or if the store is none.
+    pub unit: Option<String>,
 }
 
 /// A host that is logged in.

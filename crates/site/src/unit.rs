@@ -313,12 +313,14 @@ pub struct UnitSetting {
     pub name: String,
     /// Its size in blocks.
     pub blocks: u64,
+    /// It keeps hosts' reservations.
+    pub reserves: bool,
 }
 
 impl Unit {
     /// A unit with which the site's own session is made at the first [`Unit::advance`].
     pub fn new(setting: UnitSetting) -> Unit {
-        let UnitSetting { address, pair, site, volume, name, blocks } = setting;
+        let UnitSetting { address, pair, site, volume, name, blocks, reserves } = setting;
         Unit {
             address,
             pair,
@@ -330,7 +332,7 @@ impl Unit {
             carrier: None,
             lucky: None,
             facts: None,
-            book: Book::default(),
+            book: Book::new(!reserves),
             orders: Orders::default(),
             next_conn: 1,
             next_tag: 1,

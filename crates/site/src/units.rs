@@ -19,6 +19,7 @@ pub(crate) fn units(config: &SiteConfig) -> BTreeMap<VolumeId, Unit> {
             volume: volume.unit.volume,
             name: volume.unit.name.clone(),
             blocks: volume.unit.blocks,
+            reserves: volume.rules.disk,
         };
         Some((volume.unit.volume, Unit::new(setting)))
     };

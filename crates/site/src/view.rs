@@ -114,6 +114,7 @@ impl Site {
                 .map_or(0, |locks| locks.parts().registrations.len() as u64),
             errors: life.errors,
             last_error: life.last_error,
+            unit: self.units.get(&id).and_then(|unit| unit.facts()).map(ToString::to_string),
         }
     }
 

@@ -193,6 +193,9 @@ fn alarms(pair: &Pair) -> Vec<String> {
 #[test]
 fn extents_of_two_hosts_go_together_as_their_kinds_say_and_end_with_their_nexus() {
     let mut pair = paired();
+    let now = pair.at();
+    let unit = pair.places[1].site.status(now).volumes[0].unit.clone().expect("asked");
+    assert!(unit.contains("reserves extents and for third parties"), "{unit}");
     let (one, two) = (nexus(A, 1), nexus(B, 2));
     let (held, beside) = (extent(100, 50), extent(150, 50));
     assert_eq!(request(&mut pair, one, reserve(1, ExtentKind::WriteExclusive, held, None)), DONE);

@@ -20,7 +20,7 @@ const SLOTS_MAX: usize = 256;
 pub(crate) struct Book {
     /// More than one party in a slot: one superseded the other, or did not.
     entries: BTreeMap<Nexus, BTreeMap<Slot, BTreeSet<Party>>>,
-    /// This run of the site has had everything released that an earlier one may have left.
+    /// Nothing is left of an earlier run of the site: it had all released, or keeps no reservations here.
     pub begun: bool,
 }
 
@@ -45,6 +45,11 @@ pub(crate) fn about(request: &Request) -> Option<(Slot, Party)> {
 }
 
 impl Book {
+    /// Nothing is known to be reserved.
+    pub fn new(begun: bool) -> Book {
+        Book { begun, entries: BTreeMap::new() }
+    }
+
     /// A RESERVE goes to the unit. Whether that is new in here; `None`: there is no room.
     pub fn reserving(&mut self, nexus: Nexus, (slot, party): (Slot, Party)) -> Option<bool> {
         let slots: usize = self.entries.values().map(BTreeMap::len).sum();

@@ -31,6 +31,7 @@ fn setting() -> UnitSetting {
         volume: VOLUME,
         name: "vol0".into(),
         blocks: BLOCKS,
+        reserves: true,
     }
 }
 
@@ -387,6 +388,21 @@ fn a_conflict_sends_data_through_the_nexus_that_holds() {
     assert!(why.ends_with("WRITE(16) of 1 blocks at 8: RESERVATION CONFLICT"), "{why}");
     world.array.holder = None;
     assert_eq!(world.now(write(8, vec![bytes(6, 1)])), Ok(Bytes::new()));
+}
+
+#[test]
+fn a_unit_that_keeps_no_reservations_is_written_into_its_cache() {
+    for reserves in [true, false] {
+        let mut world = World::new();
+        world.unit = Unit::new(UnitSetting { reserves, ..setting() });
+        world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+        world.array.swap_max = 8;
+        world.run();
+        assert_eq!(world.now(write(8, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        assert_eq!(world.now(zero(9, 1)), Ok(Bytes::new()));
+        // An earlier run may have left extents where they are kept.
+        assert_eq!((world.array.cached, world.array.count(0x93)), if reserves { (0, 0) } else { (2, 1) });
+    }
 }
 
 /// A unit that reserves extents, three of which are reserved: by two hosts, and by one past the pair.

@@ -195,7 +195,7 @@ impl Array {
             self.conflicts += 1;
             return (0x18, Vec::new());
         }
-        self.cached += usize::from(matches!(cdb[0], 0x8a | 0x93) && cdb[1] & 0x08 == 0);
+        self.cached += usize::from(cdb[0] == 0x93 || (cdb[0] == 0x8a && cdb[1] & 0x08 == 0));
         if cdb[0] == 0xa3 && self.shy.as_ref().is_some_and(|part| !name.contains(part)) {
             // After some news, so that whoever is told is told before.
             self.asked += 1;
