@@ -177,12 +177,34 @@ fn what_a_unit_did_not_release_is_asked_about_and_released_by_the_next_reset() {
     let reset = || Request::Reset(biplex_engine::reserve::Reset::Unit);
     assert_eq!(request(&mut pair, owner, reserve(5, ExtentKind::ExclusiveAccess, held, None)), DONE);
     pair.places[1].array.as_mut().expect("a unit").busy = true;
-    assert_eq!(request(&mut pair, other, reset()), DONE);
+    let task = pair.submit(other, Command::Control { request: reset() });
+    pair.pass(4 * SECOND);
     pair.places[1].array.as_mut().expect("a unit").busy = false;
+    pair.pass(SECOND);
+    assert_eq!(pair.places[1].answers.remove(&task), Some(DONE));
     assert!(pair.places[1].notices.iter().any(|text| text.contains("did not release")));
     assert!(!admitted(&mut pair, other, &write(held, 1)), "its unit holds it");
     assert_eq!(request(&mut pair, other, reset()), DONE);
     assert!(admitted(&mut pair, other, &write(held, 1)));
+}
+
+#[test]
+fn a_unit_that_is_busy_for_a_moment_does_as_the_other() {
+    let mut pair = paired();
+    let (owner, other) = (nexus(A, 1), nexus(B, 2));
+    let whole = || Command::Control { request: Request::Reserve { third_party: None, extents: None } };
+    for _ in 0..2 {
+        // The second time the holder asks again for what it has.
+        pair.places[1].array.as_mut().expect("a unit").busy = true;
+        let task = pair.submit(owner, whole());
+        pair.pass(300 * MS);
+        assert_eq!(pair.places[0].answers.get(&task), None);
+        pair.places[1].array.as_mut().expect("a unit").busy = false;
+        pair.pass(SECOND);
+        assert_eq!(pair.places[0].answers.remove(&task), Some(DONE));
+        assert!(!admitted(&mut pair, other, &write(extent(0, 1), 1)));
+    }
+    assert_eq!(alarms(&pair), Vec::<String>::new());
 }
 
 fn alarms(pair: &Pair) -> Vec<String> {
