@@ -242,12 +242,20 @@ fn judge_no_parts(pair: &Pair) {
 
 /// Persistent reservations, from both sites.
 fn judge_persistent(pair: &Pair) {
+    let listed = |key: u64, whether: bool| {
+        for site in &pair.sites {
+            let text = site.ask(&["locks"]).expect_good();
+            assert_eq!(text.contains(&format!("{key:016x}")), whether, "key {key:x} in\n{text}");
+        }
+    };
     let [mut one, mut two] = hosts(pair);
     let mut stranger = Host::at(&pair.sites[1], "stranger");
     hear(&mut stranger);
     one.persistent(REGISTER_AND_IGNORE, 0, 0, 0x11, false).expect("register");
     two.persistent(REGISTER, 0, 0, 0x22, false).expect("register");
     assert_eq!(two.persistent(REGISTER, 0, 0, 0x33, false).map(drop), Err(CONFLICT), "the wrong key");
+    listed(0x11, true);
+    listed(0x22, true);
     one.persistent(RESERVE, WERO, 0x11, 0, false).expect("reserve");
     assert_eq!(two.persistent(RESERVE, WERO, 0x22, 0, false).map(drop), Err(CONFLICT));
     for host in [&mut one, &mut two, &mut stranger] {
@@ -262,6 +270,8 @@ fn judge_persistent(pair: &Pair) {
     // Preempted, told, and out.
     two.persistent(PREEMPT, WERO, 0x22, 0x11, false).expect("preempt");
     assert_eq!(two.reservation(), Some((0x22, WERO)));
+    listed(0x11, false);
+    listed(0x22, true);
     wait_until("the preempted host is out", || match write_once(&mut one, 8, 1) {
         Err(CONFLICT) => Ok(()),
         Err(HostError::Status { status: 2, sense: (6, ..) }) => Err("it is told first".to_owned()),
@@ -417,6 +427,27 @@ fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
         wait_destaged(&pair);
     }
     one.persistent(CLEAR, 0, 0x11, 0, false).expect("clear");
+    // Who was fenced off stays so, though all of this is still in the journal of the site that starts again.
+    for victim in SiteName::BOTH {
+        let mut two;
+        [one, two] = hosts(&pair);
+        two.persistent(REGISTER_AND_IGNORE, 0, 0, 0x22, false).expect("register");
+        one.persistent(REGISTER_AND_IGNORE, 0, 0, 0x11, false).expect("register");
+        one.persistent(RESERVE, EA, 0x11, 0, false).expect("reserve");
+        two.persistent(PREEMPT, EA, 0x22, 0x11, false).expect("preempt");
+        two.persistent(REGISTER, 0, 0x22, 0, false).expect("unregister");
+        pair.site_mut(victim).kill();
+        pair.site_mut(victim).start();
+        pair.wait_paired();
+        for site in 0..2 {
+            let mut host = Host::at(&pair.sites[site], "three");
+            hear(&mut host);
+            assert_eq!(host.keys().1, [0; 0], "at site {site} after {victim:?}");
+            assert_eq!(host.reservation(), None, "at site {site} after {victim:?}");
+            assert_eq!(write_once(&mut host, 8, 4), Ok(()));
+            host.logout();
+        }
+    }
     // Extents and third parties end with any site's restart, at both units, and their owner is told.
     for victim in SiteName::BOTH {
         let mut two;

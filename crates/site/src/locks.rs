@@ -41,8 +41,8 @@ impl Site {
         let free = Reservations::default();
         let on_disk = self.engine.kept_by_disk(id);
         let locks = self.engine.reservations(id).unwrap_or(&free);
-        // Whose nexuses the unit has once seen is no reservation.
-        let persistent = if on_disk { free.persistent() } else { locks.persistent() };
+        // With the disk: whom its unit registered, by what it answered to the requests that went through the pair.
+        let persistent = locks.persistent();
         VolumeLocks {
             volume: volume.unit.name.clone(),
             rows: self.lock_rows(volume, locks.rows().into_iter().enumerate()),
@@ -118,6 +118,7 @@ impl Site {
             state: u8::from(!rows.is_empty()) << 1 | u8::from(data.is_some()),
             rows,
             registrations: locks.parts().registrations.len() as u64,
+            on_disk: self.engine.kept_by_disk(unit.volume),
             data,
         })
     }
@@ -145,6 +146,9 @@ impl Site {
     pub(crate) fn reserved_words(&self, volume: &VolumeConfig) -> String {
         let id = volume.unit.volume;
         let rows = self.engine.reservations(id).map(Reservations::rows).unwrap_or_default();
+        if self.engine.kept_by_disk(id) {
+            return "as its unit says".into();
+        }
         let Some(row) = rows.first() else { return "free".into() };
         let by = format!("by {} at {}", self.host_name(id, row.owner.host), row.owner.site);
         match row.kind {

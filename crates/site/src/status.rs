@@ -238,7 +238,8 @@ pub struct VolumeLocks {
     pub registrations: Vec<RegistrationRow>,
     /// A host set SWP by MODE SELECT: writes are refused.
     pub write_protected: bool,
-    /// The volume's unit keeps the reservations (E5.1): the pair has none to show, and its hosts can ask the unit.
+    /// The volume's unit keeps the reservations (E5.1): the pair has none to show but the registrations that went through
+    /// it and were not ended through it, without who holds. Its hosts can ask the unit.
     #[serde(default)]
     pub on_disk: bool,
     /// Something is known here that is not executed yet: the tables may change at once, or when the line is back.
@@ -267,6 +268,9 @@ pub struct Explanation {
     pub rows: Vec<LockRow>,
     /// How many nexuses are registered on the volume.
     pub registrations: u64,
+    /// The volume's unit keeps the reservations, and knows who holds it.
+    #[serde(default)]
+    pub on_disk: bool,
     /// The row of the hold table that has its newest data; `None`: that is on the backing store.
     pub data: Option<TableRow>,
 }

@@ -34,8 +34,9 @@ pub fn locks(locks: &Locks) -> String {
             writeln!(text, "\n{name}: write protected by a host (MODE SELECT, SWP)").expect(TAKES_ALL);
         }
         if volume.on_disk {
-            let why = "its reservations are kept by the units that are its stores (reservations = \"disk\"): ask with \
-                       PERSISTENT RESERVE IN, through any host of the pair";
+            let why = "its reservations are kept by the units that are its stores (reservations = \"disk\"): they say who \
+                       holds it, to PERSISTENT RESERVE IN through any host of the pair. What is listed here was \
+                       registered through the pair";
             writeln!(text, "\n{name}: {why}").expect(TAKES_ALL);
         }
         if volume.waiting {
@@ -89,16 +90,20 @@ fn registrations(volume: &VolumeLocks, text: &mut String) {
     if registrations.is_empty() && *generation == 0 {
         return;
     }
+    let count = match registrations.len() {
+        1 => "1 registration".to_owned(),
+        count => format!("{count} registrations"),
+    };
     let reservation = match &volume.reservation {
         None => "no persistent reservation",
         Some(kind) => kind,
     };
     let power = if volume.aptpl { "kept over power loss (APTPL)" } else { "lost with power" };
-    let count = match registrations.len() {
-        1 => "1 registration".to_owned(),
-        count => format!("{count} registrations"),
-    };
-    writeln!(text, "\n{name}: {count}, {reservation}; generation {generation}, {power}").expect(TAKES_ALL);
+    match volume.on_disk {
+        true => writeln!(text, "\n{name}: {count} with its units"),
+        false => writeln!(text, "\n{name}: {count}, {reservation}; generation {generation}, {power}"),
+    }
+    .expect(TAKES_ALL);
     if registrations.is_empty() {
         return;
     }
@@ -109,7 +114,12 @@ fn registrations(volume: &VolumeLocks, text: &mut String) {
             row.site.clone(),
             row.isid.clone(),
             row.key.clone(),
-            if row.holder { "yes" } else { "no" }.to_owned(),
+            match (volume.on_disk, row.holder) {
+                (true, _) => "ask the unit",
+                (false, true) => "yes",
+                (false, false) => "no",
+            }
+            .to_owned(),
             if row.all_ports { "both sites'" } else { "this one" }.to_owned(),
         ]);
     }
@@ -121,7 +131,9 @@ pub fn explanation(told: &Explanation) -> String {
     let mut text = String::new();
     let Explanation { volume, lba, state, .. } = told;
     writeln!(text, "block {lba} of {volume}: state {state}, {}", show_state(*state)).expect(TAKES_ALL);
-    if told.rows.is_empty() {
+    if told.on_disk {
+        text += "  the unit that is its store says who holds it: ask with PERSISTENT RESERVE IN through a host of the pair\n";
+    } else if told.rows.is_empty() {
         text += "  nobody holds it\n";
     }
     for row in &told.rows {
@@ -298,9 +310,17 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
-        let on_disk = VolumeLocks { on_disk: true, ..free("vol0") };
-        let text = locks(&Locks { volumes: vec![on_disk], left_out: Vec::new() });
+        let mut on_disk = VolumeLocks { on_disk: true, ..free("vol0") };
+        let text = locks(&Locks { volumes: vec![on_disk.clone()], left_out: Vec::new() });
         assert!(text.starts_with("the pair keeps no reservations") && text.contains("vol0: its"), "{text}");
+        let (host, site, isid) = ("iqn.a:one".into(), "a".into(), "00023d000001".into());
+        let key = "000000000000abcd".into();
+        on_disk.registrations =
+            vec![RegistrationRow { host, site, isid, key, holder: false, all_ports: false }];
+        let text = locks(&Locks { volumes: vec![on_disk], left_out: Vec::new() });
+        for words in ["vol0: 1 registration with its units", "000000000000abcd", "ask the unit"] {
+            assert!(text.contains(words), "no \"{words}\" in\n{text}");
+        }
         assert_eq!(
             locks(&Locks { volumes: vec![free("vol0")], left_out: Vec::new() }),
             "nothing is reserved\n"
@@ -325,6 +345,7 @@ mod tests {
             state: 3,
             rows: vec![row(1, 0, 64, "unit")],
             registrations: 0,
+            on_disk: false,
             data: Some(data),
         };
         let text = explanation(&told);
@@ -336,6 +357,9 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
+        told.on_disk = true;
+        assert!(explanation(&told).contains("the unit that is its store says who holds it"));
+        told.on_disk = false;
         (told.state, told.data, told.registrations) = (0, None, 2);
         told.rows.clear();
         let text = explanation(&told);
