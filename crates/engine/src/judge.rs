@@ -10,7 +10,7 @@
 use crate::control::Turn;
 use crate::engine::{Action, Engine, Mode, OpId, Outcome, Severity, Source, SourcePiece};
 use crate::entry::{Body, Entry};
-use crate::held::{Fate, HeldBody, charge_of};
+use crate::held::{Fate, HeldBody};
 use crate::hold::{HoldTable, IndexedTable, Piece};
 use crate::hosts::{Stage, Then, Wish};
 use crate::mutant::{Mutant, planted};
@@ -77,7 +77,7 @@ impl Engine {
         deadline: u64,
     ) -> Option<HostSwap> {
         let body = Body::Swap(swap.bytes.clone());
-        if !self.ready_for(now, charge_of(&body), 1) {
+        if !self.ready_for(now, self.charge_of(id, &body), 1) {
             return Some(swap);
         }
         let Some(volume) = self.volumes.get_mut(&id) else { return Some(swap) };
@@ -246,24 +246,29 @@ impl Engine {
         for stamp in missing {
             self.order.unrecorded.remove(&stamp);
             let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { continue };
-            let matched = matches!(held.fate, Fate::Matched { .. });
-            let record = Entry {
-                stamp,
-                seq: held.seq,
-                volume: held.volume,
-                extent: held.extent,
-                host: held.host,
-                isid: held.isid,
-                body: Body::Verdict { matched },
-                body_crc: 0,
-            };
-            let append = self.append_next;
-            self.append_next = AppendSeq(append.0 + 1);
-            self.order.recording.push_back((append, stamp));
-            self.order(Action::Append(record));
-            self.hurry();
+            self.record(stamp, matches!(held.fate, Fate::Matched { .. }));
         }
         self.order.recording.iter().all(|(_, stamp)| *stamp > cut)
+    }
+
+    /// Puts into the journal how an entry was decided.
+    pub(crate) fn record(&mut self, stamp: Stamp, matched: bool) {
+        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
+        let record = Entry {
+            stamp,
+            seq: held.seq,
+            volume: held.volume,
+            extent: held.extent,
+            host: held.host,
+            isid: held.isid,
+            body: Body::Verdict { matched },
+            body_crc: 0,
+        };
+        let append = self.append_next;
+        self.append_next = AppendSeq(append.0 + 1);
+        self.order.recording.push_back((append, stamp));
+        self.order(Action::Append(record));
+        self.hurry();
     }
 
     /// All appends up to this one are durable, verdicts among them. True if a cut waited for the last of them.
@@ -275,7 +280,7 @@ impl Engine {
         before > 0 && self.order.recording.is_empty()
     }
 
-    /// Recovery found how a swap was judged.
+    /// Recovery found how a swap was judged, or a request ended at the unit.
     pub(crate) fn recover_verdict(&mut self, stamp: Stamp, matched: bool) {
         if stamp > self.cuts.destaged {
             self.order.found.insert(stamp, matched);

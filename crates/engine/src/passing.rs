@@ -13,9 +13,11 @@
 
 use crate::control::Turn;
 use crate::engine::{Action, Engine, Outcome, Rules, Severity};
-use crate::held::HeldBody;
-use crate::hosts::Wish;
+use crate::entry::Body;
+use crate::held::{HeldBody, charge_of};
+use crate::hosts::{Knock, Wish};
 use crate::message::Message;
+use crate::mutant::{Mutant, planted};
 use crate::reserve::{Attention, Effect, Request, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -81,6 +83,25 @@ impl Kept {
         matches!(request, Request::Reserve { .. } | Request::ReservePersistent { .. })
     }
 
+    /// Whether passing it twice may end otherwise than once, where others came in between.
+    pub(crate) fn is_recorded(request: &Request) -> bool {
+        match request {
+            Request::Register { .. }
+            | Request::ReservePersistent { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. } => true,
+            // What is reserved by SCSI-2 ends with the site's start.
+            Request::Reserve { .. }
+            | Request::Release { .. }
+            | Request::Reset(_)
+            | Request::SetModes(_)
+            | Request::NexusLost
+            | Request::SiteStarted { .. } => false,
+        }
+    }
+
     /// Whether the unit has a part in it.
     pub(crate) fn passes(rules: Rules, request: &Request) -> bool {
         rules.disk && !matches!(request, Request::SetModes(_))
@@ -98,32 +119,86 @@ impl Engine {
         self.volumes.get(&id).is_some_and(|volume| volume.ledger.visitors.contains(&nexus))
     }
 
+    /// Who registered and did not unregister, as far as the pair knows, recovered requests that still wait included.
+    pub fn registrants(&self, id: VolumeId) -> BTreeSet<Nexus> {
+        let ledger = self.volumes.get(&id).map(|volume| &volume.ledger);
+        let tables = ledger.into_iter().flat_map(|ledger| ledger.outlook.iter().chain([&ledger.live]));
+        tables.flat_map(|table| &table.parts().registrations).map(|one| one.registrant.nexus).collect()
+    }
+
     /// Recovery is over.
     pub(crate) fn passes_recovered(&mut self) {
         self.order.passes.before = self.outbound.issued;
     }
 
-    /// A request's turn has come: it goes to the unit.
-    pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) {
-        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
-        let HeldBody::Control(request) = &held.body else { return };
+    /// Worst-case journal bytes of an entry of this volume.
+    pub(crate) fn charge_of(&self, id: VolumeId, body: &Body) -> u64 {
+        charge_of(body, self.records(id, body))
+    }
+
+    /// Whether the outcome of such an entry is put into the journal.
+    pub(crate) fn records(&self, id: VolumeId, body: &Body) -> bool {
+        match body {
+            Body::Swap(_) => true,
+            Body::Control(request) => self.kept_by_disk(id) && Kept::is_recorded(request),
+            Body::Data(_) | Body::Fill(_) | Body::Unmap | Body::Verdict { .. } => false,
+        }
+    }
+
+    /// A request's turn has come: it goes to the unit. `true`: it was there before a restart, and is not passed again.
+    pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) -> bool {
+        let found = self.order.found.remove(&stamp).filter(|_| !planted(Mutant::PassAgain));
+        if let Some(done) = found {
+            let verdict = if done { Verdict::Done } else { Verdict::Unreachable };
+            self.take_outcome(id, stamp, verdict);
+            return true;
+        }
+        // So a crash leaves one request of which nobody knows whether the unit had it. Passing that again changes nothing.
+        let recording = |of: &Stamp| {
+            let held = self.entries[of.site.index()].get(of);
+            held.is_some_and(|held| held.volume == id && matches!(held.body, HeldBody::Control(_)))
+        };
+        if self.order.recording.iter().any(|(_, of)| recording(of)) {
+            return false;
+        }
+        let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return false };
+        let HeldBody::Control(request) = &held.body else { return false };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
         if let Some(volume) = self.volumes.get_mut(&id) {
             volume.ledger.judging = Some((stamp, None));
         }
         self.order(Action::Pass { stamp, volume: id, nexus, request });
+        false
     }
 
     /// An [`Action::Pass`] ended.
     pub fn handle_passed(&mut self, now: Now, id: VolumeId, stamp: Stamp, verdict: Verdict) {
-        let own = self.config.site;
         let Some(volume) = self.volumes.get_mut(&id) else { return };
         let Some((passed, _)) = volume.ledger.judging.take() else { return };
         assert_eq!(passed, stamp, "one request of a volume is with the unit at a time");
         volume.ledger.pending.remove(&stamp);
+        let held = self.entries[stamp.site.index()].get(&stamp);
+        if held.is_some_and(|held| held.recorded) {
+            self.record(stamp, verdict == Verdict::Done);
+        }
+        self.take_outcome(id, stamp, verdict);
+        self.look_anew(id);
+        self.execute(now);
+        self.wake_turns(id);
+        self.pump_doors(now);
+        self.try_cut(now);
+    }
+
+    /// What follows from how a request ended at this site's unit.
+    fn take_outcome(&mut self, id: VolumeId, stamp: Stamp, verdict: Verdict) {
+        let own = self.config.site;
+        let Some(volume) = self.volumes.get_mut(&id) else { return };
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
+        if verdict == Verdict::Done && request.may_free() {
+            volume.ledger.freed = stamp;
+        }
         let mut effects = Vec::new();
         if verdict == Verdict::Done
             && let Some(kept) = Kept::of(volume.rules, &request)
@@ -141,10 +216,10 @@ impl Engine {
             effects.extend(victims.map(|one| Effect::Abort(one.registrant.nexus)));
         }
         // What the unit said to these was said before.
-        let away = volume.doors.drop_all(|knock| !matches!(knock.wish, Wish::Control(_)));
+        let said_before = |knock: &Knock| !matches!(knock.wish, Wish::Control(_));
+        let away = volume.doors.drop_all(|knock| said_before(knock) && !planted(Mutant::KeepOldAnswer));
         let name = volume.geometry.name.clone();
         away.into_iter().for_each(|op| self.refuse(op, Outcome::Busy));
-        self.look_anew(id);
         let text =
             format!("volume {name}: {} by {nexus}, stamp {stamp}: its unit: {verdict}", request.name());
         self.notice(Severity::Info, text);
@@ -162,10 +237,6 @@ impl Engine {
             }
         }
         effects.into_iter().for_each(|effect| self.follow(id, effect));
-        self.execute(now);
-        self.wake_turns(id);
-        self.pump_doors(now);
-        self.try_cut(now);
     }
 
     /// A session begins: the peer may have missed what came of its requests.
@@ -178,6 +249,9 @@ impl Engine {
     fn outcome_here(&mut self, stamp: Stamp, verdict: Verdict) {
         if stamp <= self.order.passes.before {
             return;
+        }
+        if planted(Mutant::OwnUnitDecides) {
+            return self.order.decided(stamp, verdict);
         }
         match self.order.passes.heard.remove(&stamp) {
             Some(there) => self.compare_outcomes(stamp, verdict, there),

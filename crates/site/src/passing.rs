@@ -16,6 +16,7 @@ use crate::api::*;
 use crate::site::{Asker, Site, failed};
 use crate::unit::{Answer, PassTicket, Unit};
 use biplex_engine::engine::{Engine, OpId, Outcome};
+use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
 use biplex_engine::{Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::initiator::{persistent_reserve_in, read16, test_unit_ready, write16};
@@ -92,9 +93,8 @@ impl Site {
             if !self.engine.kept_by_disk(*id) {
                 continue;
             }
-            let known = self.engine.reservations(*id).map(|table| table.parts().registrations.clone());
-            for one in known.unwrap_or_default() {
-                unit.session_for(one.registrant.nexus);
+            for nexus in self.engine.registrants(*id) {
+                unit.session_for(nexus);
             }
         }
     }
@@ -209,7 +209,7 @@ impl Site {
         for nexus in &whose {
             self.send_request(id, *nexus, cdb, data.clone(), 0);
         }
-        if whose.is_empty() {
+        if whose.is_empty() || planted(Mutant::PassWithoutAnswer) {
             self.round_over(now, id);
         }
     }
@@ -282,10 +282,15 @@ impl Site {
             Request::Release { .. } if verdict == Verdict::Done => {
                 self.passing.holders.remove(&(id, round.nexus));
             }
-            Request::Reserve { .. } | Request::ReservePersistent { .. } if verdict == Verdict::Done => {
+            Request::Reserve { .. } | Request::ReservePersistent { .. } | Request::Preempt { .. }
+                if verdict == Verdict::Done =>
+            {
                 // Data goes through the holder's nexus from now on, without a conflict first.
                 if let Some(unit) = self.units.get_mut(&id) {
                     unit.set_carrier(Some(round.nexus));
+                    if matches!(*round.request, Request::Preempt { abort: true, .. }) {
+                        unit.expect_aborts(now.mono, round.nexus);
+                    }
                 }
             }
             Request::Reserve { .. } if verdict == Verdict::Conflict => {
@@ -310,6 +315,7 @@ impl Site {
         parked.attentions += 1;
         let again = parked.attentions <= ATTENTIONS_MAX;
         let stale = self.passing.answered.get(&id).copied().unwrap_or(0) != round;
+        let stale = stale && !planted(Mutant::StaleAdmission);
         // SAM-5 5.14: news come before a conflict. The host asks again and hears them first.
         let news = matches!(result, Ok(answer) if answer.is_attention());
         let told = matches!(result, Ok(answer) if news && self.tell_attention(id, nexus, &answer.sense));
@@ -393,7 +399,9 @@ impl Site {
                 "the unit of volume {id} lost the nexus of {nexus}, and what that had reserved: released at both sites"
             );
             self.notice(Severity::Warning, text);
-            self.engine.handle_unit_lost(now, id);
+            if !planted(Mutant::LossUntold) {
+                self.engine.handle_unit_lost(now, id);
+            }
         }
     }
 
@@ -452,8 +460,7 @@ impl Site {
 
 /// Whether a nexus registered once and did not unregister, as far as the pair knows.
 fn registered(engine: &Engine, id: VolumeId, nexus: Nexus) -> bool {
-    let table = engine.reservations(id);
-    table.is_some_and(|table| table.parts().registrations.iter().any(|one| one.registrant.nexus == nexus))
+    engine.registrants(id).contains(&nexus)
 }
 
 /// What a unit's answer to a request means.

@@ -19,8 +19,8 @@ pub(crate) struct Assembly {
     parts: Vec<Vec<Bytes>>,
     missing: usize,
     bad: Option<Lba>,
-    /// A store could not be reached: no block is bad for that.
-    away: bool,
+    /// A store could not be asked: no block is bad for that.
+    pub(crate) away: bool,
 }
 
 /// `bytes` zeros, in pieces of one shared buffer.
@@ -170,9 +170,6 @@ impl Site {
         });
         if let Err(why) = &bytes {
             self.volume_error(volume, format!("reading blocks {extent}: {why}"));
-            if let Some(assembly) = self.assemblies.get_mut(&op) {
-                assembly.away |= self.units.get(&volume).is_some_and(|unit| !unit.reachable());
-            }
         }
         self.part_done(now, op, index, extent, bytes.ok());
     }

@@ -400,6 +400,10 @@ impl Site {
         match errand {
             Errand::Group => self.group_done(now, result.map(|_| ())),
             Errand::ReadStore { op, index, volume, extent } => {
+                let unasked = self.units.get_mut(&volume).is_some_and(|unit| unit.take_unasked(ticket));
+                if let Some(assembly) = self.assemblies.get_mut(&op) {
+                    assembly.away |= unasked;
+                }
                 self.store_reads.remove(&ticket);
                 self.store_read_done(now, op, index, volume, extent, result);
                 self.destage_after_read(now, ticket);

@@ -7,7 +7,7 @@ use super::answer::{Answer, Verdict};
 use super::probe::{Facts, Limits, Zeroing};
 use super::{COMMAND_MAX, Port, SYNC_MAX, Stage, Task, Unit, UnitAction, Use};
 use crate::api::Severity;
-use biplex_engine::BLOCK_BYTES;
+use biplex_engine::{BLOCK_BYTES, Nexus};
 use biplex_front::iscsi::initiator::{Payload, lun, read16, synchronize_cache16, write16};
 use biplex_store::{DiskError, DiskOp, DiskResult, DiskTicket};
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,8 @@ pub const COMMANDS_MAX: usize = 32;
 const RETRIES_MAX: u32 = 12;
 /// How often a part is tried after UNIT ATTENTION.
 const ATTENTIONS_MAX: u32 = 8;
+/// What PREEMPT AND ABORT may have aborted is waited for so long, nanoseconds.
+const ABORT_PATIENCE: u64 = 1_000_000_000;
 /// How often a read survives the loss of its session.
 const LOSSES_MAX: u32 = 3;
 /// First and longest pause before a part is tried again, nanoseconds.
@@ -59,6 +61,8 @@ struct Order {
     /// A sync is one part without blocks, given out once.
     given: bool,
     error: Option<String>,
+    /// The unit itself said that it cannot.
+    refused: bool,
     until: u64,
     /// For a sync: how many writes it covers.
     covers: u64,
@@ -121,6 +125,8 @@ pub(super) struct Orders {
     unsynced: u64,
     /// Why the writes since the last good sync may be gone although they were answered well.
     doubt: Option<String>,
+    /// Reads that failed because the unit could not be asked.
+    unasked: BTreeSet<DiskTicket>,
 }
 
 impl Orders {
@@ -155,6 +161,21 @@ impl Unit {
     pub fn order(&mut self, ticket: DiskTicket, op: DiskOp) {
         self.orders.arrived.push_back((ticket, op));
         self.stirred = true;
+    }
+
+    /// Whether a failed read says nothing of the blocks: the unit was not reached, or let nobody in. Asked once.
+    pub fn take_unasked(&mut self, ticket: DiskTicket) -> bool {
+        self.orders.unasked.remove(&ticket)
+    }
+
+    /// The unit was told to abort what others have under way, which it does without a word (SAM-5 5.3.1): what a host's
+    /// session but this one carries is not waited for in vain.
+    pub fn expect_aborts(&mut self, now: u64, but: Nexus) {
+        for (_, session) in self.sessions.iter_mut().filter(|(port, _)| **port != Port::Host(but)) {
+            for task in session.tasks.values_mut().filter(|task| matches!(task.use_, Use::Data(_))) {
+                task.until = task.until.min(now + ABORT_PATIENCE);
+            }
+        }
     }
 
     pub(super) fn advance_orders(&mut self, now: u64) {
@@ -201,6 +222,7 @@ impl Unit {
             parts: 0,
             given: false,
             error: None,
+            refused: false,
             until: now + PATIENCE,
             covers: 0,
         };
@@ -371,10 +393,17 @@ impl Unit {
                 if self.lucky == Some(port) {
                     self.lucky = None;
                 }
-                if self.carrier_for(&part).is_none() {
+                if self.carrier_for(&part).is_some() {
+                    return self.orders.send_again(part);
+                }
+                // Whoever holds it may be on its way back.
+                let absent = self.sessions.values().any(|session| !session.is_ready() && !session.leaving);
+                part.retries += 1;
+                if !absent || part.retries > RETRIES_MAX {
                     return self.part_failed(part.ticket, failed(self, &part));
                 }
-                self.orders.send_again(part);
+                part.met.clear();
+                self.orders.pause(now, part);
             }
             Verdict::Unknown if part.zeroing.is_some_and(|method| method < Zeroing::Plain) => {
                 self.learn_zeroing(&part, &answer);
@@ -384,7 +413,12 @@ impl Unit {
             Verdict::Unknown if part.kind == Kind::Sync && self.cacheless() => {
                 self.part_good(now, part, Bytes::new());
             }
-            Verdict::Unknown | Verdict::Failed => self.part_failed(part.ticket, failed(self, &part)),
+            Verdict::Unknown | Verdict::Failed => {
+                if let Some(order) = self.orders.orders.get_mut(&part.ticket) {
+                    order.refused = true;
+                }
+                self.part_failed(part.ticket, failed(self, &part));
+            }
         }
     }
 
@@ -518,6 +552,9 @@ impl Unit {
         let Some(order) = self.orders.orders.remove(&ticket) else { return };
         let result = match order.error {
             Some(message) => {
+                if order.kind == Kind::Read && !order.refused {
+                    self.orders.unasked.insert(ticket);
+                }
                 if order.kind.changes() {
                     // Whoever hears of this writes all again: nothing is left to doubt.
                     self.orders.doubt = None;
