@@ -230,3 +230,90 @@ fn reserves_that_all_are_refused_do_not_wait_for_each_other() {
         assert_eq!(pair.outcome(nexus.site, op), Some(Outcome::Verdict(Verdict::Conflict)), "{nexus}");
     }
 }
+
+fn register(new_key: u64) -> Request {
+    let name = "iqn.2026-11.example:host".into();
+    Request::Register { key: Some(0), new_key, aptpl: true, all_ports: false, name, also: Vec::new() }
+}
+
+/// What the site's journal has of what it appended.
+fn journal(pair: &Pair, site: SiteId) -> Vec<Entry> {
+    let entry = |action: &Action| match action {
+        Action::Append(entry) => Some(entry.clone()),
+        _ => None,
+    };
+    pair.seen[site.index()].iter().filter_map(entry).collect()
+}
+
+#[test]
+fn after_a_crash_a_persistent_request_is_passed_again_only_if_its_answer_is_not_in_the_journal() {
+    let rules = Rules { disk: true, ..Rules::of(Mode::Sync) };
+    for recorded in [true, false] {
+        let mut pair = paired();
+        ask(&mut pair, host(A, 1), 1, register(7));
+        pair.settle();
+        for site in SiteId::BOTH {
+            answer(&mut pair, site, &does_all);
+        }
+        settle(&mut pair, &does_all);
+        assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::Done)));
+        let mut entries = journal(&pair, A);
+        assert!(matches!(entries.last(), Some(Entry { body: Body::Verdict { matched: true }, .. })));
+        entries.retain(|entry| recorded || !matches!(entry.body, Body::Verdict { .. }));
+        pair.seen = [vec![], vec![]];
+        pair.restart_with(A, rules, &entries);
+        assert!(
+            pair.engines[0].registrants(VOLUME).contains(&host(A, 1)),
+            "its session is opened either way"
+        );
+        pair.connect();
+        let mut passed = Vec::new();
+        for _ in 0..6 {
+            passed.extend(asked(&pair, A).into_iter().map(|(_, _, request)| request));
+            SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &does_all));
+            pair.settle();
+            pair.pass(2 * MS);
+        }
+        assert!(passed.iter().any(|request| matches!(request, Request::SiteStarted { .. })), "{passed:?}");
+        assert_eq!(passed.contains(&register(7)), !recorded, "recorded: {recorded}: {passed:?}");
+    }
+}
+
+#[test]
+fn the_next_persistent_request_waits_until_the_answer_to_the_last_is_durable() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, register(7));
+    ask(&mut pair, host(A, 2), 2, register(8));
+    pair.settle();
+    assert_eq!(asked(&pair, A).len(), 1);
+    answer(&mut pair, A, &does_all);
+    assert_eq!(asked(&pair, A).len(), 0, "the answer is not in the journal yet");
+    pair.make_durable(A);
+    assert_eq!(asked(&pair, A).len(), 1);
+}
+
+#[test]
+fn a_reserve_refused_before_a_release_was_executed_is_passed_again_when_the_other_site_is_slow_to_tell() {
+    let store = |site: SiteId, request: &Request| match request {
+        Request::Reserve { .. } if site == B => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let mut pair = paired();
+    ask(&mut pair, host(B, 2), 1, RESERVE);
+    pair.settle();
+    // B has executed both before it hears how the reserve ended at A.
+    answer(&mut pair, B, &store);
+    ask(&mut pair, host(B, 3), 2, RELEASE);
+    pair.settle();
+    pair.pass(2 * MS);
+    pair.settle();
+    answer(&mut pair, B, &store);
+    pair.settle();
+    let refuses = |_: SiteId, request: &Request| match request {
+        Request::Reserve { .. } => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    answer(&mut pair, A, &refuses);
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(B, 1), Some(Outcome::Verdict(Verdict::Done)));
+}

@@ -23,10 +23,14 @@ pub(crate) fn record(header: &RecordHeader, body: &[u8]) -> String {
             format!("{summary}: COMPARE AND WRITE, {bytes} bytes to compare, then {bytes} to write")
         }
         Body::Verdict { matched: true } => {
-            format!("{summary}: the COMPARE AND WRITE of this stamp found what it compared, and wrote")
+            format!(
+                "{summary}: the COMPARE AND WRITE of this stamp matched and wrote, or the unit did its request"
+            )
         }
         Body::Verdict { matched: false } => {
-            format!("{summary}: the COMPARE AND WRITE of this stamp found something else, and wrote nothing")
+            format!(
+                "{summary}: the COMPARE AND WRITE of this stamp missed, or the unit did not do its request"
+            )
         }
         Body::Control(asked) => format!("{summary}: {} by {}", request(asked), entry.nexus()),
     }
