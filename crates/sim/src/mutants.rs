@@ -25,7 +25,7 @@ const fn hunt(mutant: Mutant, name: &'static str, weather: Weather, slant: Slant
 }
 
 /// All planted bugs.
-pub const HUNTS: [Hunt; 29] = {
+pub const HUNTS: [Hunt; 36] = {
     use Mutant::*;
     use Weather::{Cruel, Polite};
     [
@@ -58,6 +58,13 @@ pub const HUNTS: [Hunt; 29] = {
         hunt(NewerReserveWins, "newer-reserve-wins", Polite, Slant::Reservations, 20),
         hunt(LoseAptpl, "lose-aptpl", Polite, Slant::Power, 20),
         hunt(ForgetVerdict, "forget-verdict", Polite, Slant::Swaps, 100),
+        hunt(StaleAdmission, "stale-admission", Polite, Slant::HandOver, 100),
+        hunt(KeepOldAnswer, "keep-old-answer", Cruel, Slant::Units, 60),
+        hunt(OwnUnitDecides, "own-unit-decides", Cruel, Slant::Units, 100),
+        hunt(PassWithoutAnswer, "pass-without-answer", Cruel, Slant::Units, 20),
+        hunt(ForgetFreed, "forget-freed", Polite, Slant::HandOver, 20),
+        hunt(PassAgain, "pass-again", Polite, Slant::Units, 40),
+        hunt(LossUntold, "loss-untold", Cruel, Slant::Units, 60),
     ]
 };
 
