@@ -36,7 +36,7 @@ pub(crate) struct Passes {
     heard: BTreeMap<Stamp, Verdict>,
     /// Own requests over which the units differed, that nobody has been told of.
     differed: BTreeSet<Stamp>,
-    /// Own requests up to this were made by an earlier run: executed again, their outcome means nothing.
+    /// Own requests up to this were made by an earlier run: passed again, their outcome means nothing.
     before: Stamp,
 }
 
@@ -149,7 +149,7 @@ impl Engine {
     pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) -> bool {
         let found = self.order.found.remove(&stamp).filter(|_| !planted(Mutant::PassAgain));
         if let Some(done) = found {
-            let verdict = if done { Verdict::Done } else { Verdict::Unreachable };
+            let verdict = if done { Verdict::Done } else { Verdict::Conflict };
             self.take_outcome(id, stamp, verdict);
             return true;
         }
@@ -247,7 +247,7 @@ impl Engine {
     }
 
     fn outcome_here(&mut self, stamp: Stamp, verdict: Verdict) {
-        if stamp <= self.order.passes.before {
+        if self.means_nothing(stamp) {
             return;
         }
         if planted(Mutant::OwnUnitDecides) {
@@ -267,7 +267,7 @@ impl Engine {
 
     /// The peer says what came of an own request at its unit.
     pub(crate) fn handle_outcome(&mut self, now: Now, stamp: Stamp, verdict: Verdict) {
-        if stamp.site != self.config.site || stamp <= self.order.passes.before {
+        if stamp.site != self.config.site || self.means_nothing(stamp) {
             return;
         }
         match self.order.passes.own.remove(&stamp) {
@@ -285,6 +285,15 @@ impl Engine {
         self.pump_owed(now);
     }
 
+    /// Whether the outcome of an own request says nothing: an earlier run made it, and it was perhaps passed again.
+    fn means_nothing(&self, stamp: Stamp) -> bool {
+        stamp <= self.order.passes.before && !self.is_recorded(stamp)
+    }
+
+    fn is_recorded(&self, stamp: Stamp) -> bool {
+        self.entries[stamp.site.index()].get(&stamp).is_some_and(|held| held.recorded)
+    }
+
     fn pending_own(&self, stamp: Stamp) -> bool {
         self.volumes.values().any(|volume| volume.ledger.pending.contains_key(&stamp))
     }
@@ -294,7 +303,9 @@ impl Engine {
     fn compare_outcomes(&mut self, stamp: Stamp, here: Verdict, there: Verdict) {
         let verdict = if here == Verdict::Done { there } else { here };
         self.order.decided(stamp, verdict);
-        if (here == Verdict::Done) == (there == Verdict::Done) {
+        // What a nexus had by SCSI-2 went with the session that was lost. A persistent request may have been done.
+        let unknown = self.is_recorded(stamp) && [here, there].contains(&Verdict::Unreachable);
+        if (here == Verdict::Done) == (there == Verdict::Done) && !unknown {
             return;
         }
         let differed = &mut self.order.passes.differed;
