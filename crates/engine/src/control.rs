@@ -15,7 +15,7 @@
 
 use crate::engine::{Action, Engine, Mode, OpId, Outcome, Severity};
 use crate::entry::{Body, Entry};
-use crate::held::{Fate, HeldBody, charge_of};
+use crate::held::{Fate, HeldBody};
 use crate::hosts::{Knock, Stage, Then, Wish};
 use crate::mutant::{Mutant, planted};
 use crate::passing::{Kept, Passes};
@@ -44,13 +44,15 @@ pub(crate) struct Ledger {
     pub live: Reservations,
     /// After a restart: what the reservations will be when all recovered requests are executed, as far as is known.
     /// Until then hosts must keep to this, too: some of it was told to a host before the restart.
-    outlook: Option<Reservations>,
+    pub outlook: Option<Reservations>,
     /// Entries whose turn has not come.
     pub pending: BTreeMap<Stamp, Turn>,
     /// The first of them, while its blocks are being read; and what its verdict rests on.
     pub judging: Option<(Stamp, Option<Stamp>)>,
     /// Newest request of this site.
     pub own_last: Stamp,
+    /// Newest request that the store's unit executed and that may have freed something.
+    pub freed: Stamp,
     /// Nexuses of this site that may have something reserved with the store's unit.
     pub visitors: BTreeSet<Nexus>,
     /// Commands that wait until everything up to a stamp is executed.
@@ -315,7 +317,7 @@ impl Engine {
         let body = Body::Control(request);
         // It says nothing of blocks, and yet every entry has some.
         let extent = Extent::new(Lba(0), 1).expect("one block");
-        self.ready_for(now, charge_of(&body), 1).then(|| self.issue(now, id, nexus, extent, body, 0))
+        self.ready_for(now, self.charge_of(id, &body), 1).then(|| self.issue(now, id, nexus, extent, body, 0))
     }
 
     /// Stamps an entry, holds, journals and sends it. The caller has asked [`Engine::ready_for`].
@@ -332,7 +334,8 @@ impl Engine {
         let (host, isid) = (nexus.host, nexus.isid);
         let entry = Entry { stamp, seq: self.seq_next, volume: id, extent, host, isid, body, body_crc };
         self.seq_next += 1;
-        self.outbound.charge(stamp, charge_of(&entry.body));
+        let charge = self.charge_of(id, &entry.body);
+        self.outbound.charge(stamp, charge);
         self.outbound.issued = stamp;
         if matches!(entry.body, Body::Control(_))
             && let Some(volume) = self.volumes.get_mut(&id)
@@ -580,7 +583,10 @@ impl Engine {
         {
             let would = match volume.rules.disk {
                 // Only the unit can say, when all that may have changed it is executed.
-                true => first.is_some() && Kept::may_wait(&request),
+                true => {
+                    Kept::may_wait(&request)
+                        && (first.is_some() || (volume.ledger.freed > stamp && !planted(Mutant::ForgetFreed)))
+                }
                 false => volume.ledger.live.would_grant(nexus, &request),
             };
             if would {

@@ -107,13 +107,15 @@ fn mix(mut x: u64) -> u64 {
 }
 
 fn entry_hash(stamp: Stamp, held: &Held) -> u64 {
+    // Two units may make different things of a request: that is told where it happens, and changes no block.
+    let shows = held.is_data() && held.fate.shows();
     let kind = match held.body {
         HeldBody::Data(_) => 1,
         HeldBody::Fill(_) => 2,
         HeldBody::Unmap => 3,
         HeldBody::Swap(_) => 4,
         HeldBody::Control(_) => 5,
-    } | u64::from(held.fate.shows()) << 7;
+    } | u64::from(shows) << 7;
     let words = [
         stamp.time,
         u64::from(stamp.site as u8) << 8 | kind,

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::control::Ledger;
 use crate::cut::Cuts;
 use crate::entry::{Body, Entry};
-use crate::held::{Fate, Held, HeldBody, charge_of};
+use crate::held::{Fate, Held, HeldBody};
 use crate::hold::{HoldTable, Table, TableKind};
 use crate::hosts::Doors;
 use crate::message::{Message, VolumeGeometry};
@@ -475,7 +475,6 @@ impl Engine {
         self.outbound.recovered(newest(&self.entries[own.index()]));
         self.inbound.recovered(newest(&self.entries[own.peer().index()]));
         let own_newest = self.outbound.issued;
-        self.passes_recovered();
         self.session.recovered(own_newest);
         self.look_ahead();
         self.conflicts.clear();
@@ -660,6 +659,7 @@ impl Engine {
             append,
             pos,
             fate,
+            recorded: self.records(entry.volume, &entry.body),
         };
         self.held_charges[entry.stamp.site.index()] += held.charge();
         let shows = fate.shows() && held.is_data();
@@ -698,7 +698,7 @@ impl Engine {
     pub(crate) fn append(&mut self, entry: Entry) -> AppendSeq {
         let append = self.append_next;
         self.append_next = AppendSeq(append.0 + 1);
-        self.journal_room = self.journal_room.saturating_sub(charge_of(&entry.body));
+        self.journal_room = self.journal_room.saturating_sub(self.charge_of(entry.volume, &entry.body));
         self.hold(&entry, HeldBody::of(&entry.body, true), append, None);
         self.volatile[entry.stamp.site.index()].push_back((append, entry.stamp));
         let awaited = self.awaited_when_appended(&entry);

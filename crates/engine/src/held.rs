@@ -85,6 +85,8 @@ pub(crate) struct Held {
     pub append: AppendSeq,
     pub pos: Option<JournalPos>,
     pub fate: Fate,
+    /// Its outcome gets a record of its own in the journal.
+    pub recorded: bool,
 }
 
 impl Held {
@@ -105,8 +107,7 @@ impl Held {
 
     /// Worst-case bytes that the entry occupies in a journal.
     pub(crate) fn charge(&self) -> u64 {
-        let verdict = matches!(self.body, HeldBody::Swap(_) | HeldBody::Control(_));
-        charge(self.body_bytes() as u64) + if verdict { charge(0) } else { 0 }
+        charge(self.body_bytes() as u64) + if self.recorded { charge(0) } else { 0 }
     }
 
     /// Who asked. The entry's site is its stamp's.
@@ -125,8 +126,7 @@ fn charge(body_bytes: u64) -> u64 {
     (body_bytes + 256).div_ceil(4096) * 4096
 }
 
-/// Worst-case journal bytes of an entry with this body, its verdict's record included.
-pub(crate) fn charge_of(body: &Body) -> u64 {
-    let verdict = matches!(body, Body::Swap(_) | Body::Control(_));
-    charge(body.stored_bytes() as u64) + if verdict { charge(0) } else { 0 }
+/// Worst-case journal bytes of an entry with this body, its outcome's record included if there will be one.
+pub(crate) fn charge_of(body: &Body, recorded: bool) -> u64 {
+    charge(body.stored_bytes() as u64) + if recorded { charge(0) } else { 0 }
 }

@@ -7,7 +7,7 @@
 
 use crate::engine::{Action, Engine, Mode, OpId, Outcome, Source, SourcePiece};
 use crate::entry::Body;
-use crate::held::{Fate, HeldBody, charge_of};
+use crate::held::{Fate, HeldBody};
 use crate::hold::{HoldTable, Piece};
 use crate::judge::HostSwap;
 use crate::mutant::{Mutant, planted};
@@ -299,7 +299,7 @@ impl Engine {
                     let out = |part: &WritePart| self.kept_out(id, nexus, Access::Write, Some(part.extent));
                     if parts.iter().any(out) {
                         self.refuse(op, Outcome::Conflict);
-                    } else if self.open(now, &parts) {
+                    } else if self.open(now, id, &parts) {
                         self.admit_write(now, op, HostWrite { volume: id, nexus, parts, fua });
                     } else if let Some(volume) = self.volumes.get_mut(&id) {
                         let wish = Wish::Write { parts, fua };
@@ -318,9 +318,9 @@ impl Engine {
     }
 
     /// Whether a write may come in now: there is room, and there are stamps for all its parts.
-    fn open(&mut self, now: Now, parts: &[WritePart]) -> bool {
+    fn open(&mut self, now: Now, id: VolumeId, parts: &[WritePart]) -> bool {
         let reserve = CONTROL_ROOM.min(self.own_limit() / CONTROL_ROOM_PART);
-        let needed = parts.iter().map(|part| charge_of(&part.body)).sum::<u64>() + reserve;
+        let needed = parts.iter().map(|part| self.charge_of(id, &part.body)).sum::<u64>() + reserve;
         self.hold_bytes <= self.config.hold_memory && self.ready_for(now, needed, parts.len() as u64)
     }
 

@@ -10,7 +10,7 @@
 use crate::control::Turn;
 use crate::engine::{Action, Engine, Mode, OpId, Outcome, Severity, Source, SourcePiece};
 use crate::entry::{Body, Entry};
-use crate::held::{Fate, HeldBody, charge_of};
+use crate::held::{Fate, HeldBody};
 use crate::hold::{HoldTable, IndexedTable, Piece};
 use crate::hosts::{Stage, Then, Wish};
 use crate::mutant::{Mutant, planted};
@@ -77,7 +77,7 @@ impl Engine {
         deadline: u64,
     ) -> Option<HostSwap> {
         let body = Body::Swap(swap.bytes.clone());
-        if !self.ready_for(now, charge_of(&body), 1) {
+        if !self.ready_for(now, self.charge_of(id, &body), 1) {
             return Some(swap);
         }
         let Some(volume) = self.volumes.get_mut(&id) else { return Some(swap) };

@@ -63,6 +63,20 @@ pub enum Mutant {
     LoseAptpl,
     /// A destage does not wait until the verdicts of what it covers are in the journal.
     ForgetVerdict,
+    /// What a unit said before a request went through it still lets a command in.
+    StaleAdmission,
+    /// What stands at the door while a request goes through the unit keeps what the unit said before.
+    KeepOldAnswer,
+    /// A host is told what the own unit said, whatever the peer's did.
+    OwnUnitDecides,
+    /// A request counts as executed when it is on its way to the unit.
+    PassWithoutAnswer,
+    /// A reserve that a unit refused is refused although a release was executed since.
+    ForgetFreed,
+    /// After a restart requests are passed again although the unit has answered them.
+    PassAgain,
+    /// The pair is not told that a unit lost what was reserved.
+    LossUntold,
 }
 
 #[cfg(feature = "mutants")]

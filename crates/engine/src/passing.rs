@@ -19,9 +19,11 @@
 
 use crate::control::Turn;
 use crate::engine::{Action, Engine, Outcome, Rules, Severity};
-use crate::held::{Fate, HeldBody};
+use crate::entry::Body;
+use crate::held::{Fate, HeldBody, charge_of};
 use crate::hosts::Wish;
 use crate::message::Message;
+use crate::mutant::{Mutant, planted};
 use crate::reserve::{Attention, Effect, Registration, Request, Reservations, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -46,8 +48,6 @@ pub(crate) struct Passes {
     /// Nexuses of this site that reserved something at both units. Asking for it again they lose nothing if one unit
     /// does not answer.
     holders: BTreeSet<(VolumeId, Nexus)>,
-    /// Own requests up to this were made by an earlier run: executed again, their outcome means nothing.
-    before: Stamp,
 }
 
 impl Passes {
@@ -150,14 +150,33 @@ impl Engine {
         self.volumes.get(&id).is_some_and(|volume| volume.ledger.visitors.contains(&nexus))
     }
 
-    /// Recovery is over.
-    pub(crate) fn passes_recovered(&mut self) {
-        self.order.passes.before = self.outbound.issued;
+    /// Who registered and did not unregister, as far as the pair knows, recovered requests that still wait included.
+    pub fn registrants(&self, id: VolumeId) -> BTreeSet<Nexus> {
+        let ledger = self.volumes.get(&id).map(|volume| &volume.ledger);
+        let tables = ledger.into_iter().flat_map(|ledger| ledger.outlook.iter().chain([&ledger.live]));
+        tables.flat_map(|table| &table.parts().registrations).map(|one| one.registrant.nexus).collect()
+    }
+
+    /// Worst-case journal bytes of an entry of this volume.
+    pub(crate) fn charge_of(&self, id: VolumeId, body: &Body) -> u64 {
+        charge_of(body, self.records(id, body))
+    }
+
+    /// Whether the outcome of such an entry is put into the journal.
+    pub(crate) fn records(&self, id: VolumeId, body: &Body) -> bool {
+        match body {
+            Body::Swap(_) => true,
+            Body::Control(request) => {
+                self.volumes.get(&id).is_some_and(|volume| Kept::passes(volume.rules, request))
+            }
+            Body::Data(_) | Body::Fill(_) | Body::Unmap | Body::Verdict(_) => false,
+        }
     }
 
     /// A request's turn has come: it goes to the unit. True if an earlier run had it executed.
     pub(crate) fn pass_control(&mut self, id: VolumeId, stamp: Stamp) -> bool {
-        if let Some(verdict) = self.order.found.remove(&stamp) {
+        let found = self.order.found.remove(&stamp).filter(|_| !planted(Mutant::PassAgain));
+        if let Some(verdict) = found {
             self.conclude_pass(id, stamp, verdict);
             return true;
         }
@@ -179,7 +198,7 @@ impl Engine {
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let again = held.append == AppendSeq(0);
         let verdict = match verdict {
-            Verdict::Conflict if again => Verdict::Unreachable,
+            Verdict::Conflict if again && !planted(Mutant::PassAgain) => Verdict::Unreachable,
             verdict => verdict,
         };
         self.order.passes.written.insert(stamp, (id, verdict));
@@ -215,6 +234,9 @@ impl Engine {
         let Some(held) = self.entries[stamp.site.index()].get_mut(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (nexus, request) = (held.nexus(stamp.site), request.clone());
+        if verdict == Verdict::Done && request.may_free() {
+            volume.ledger.freed = stamp;
+        }
         let mut effects = Vec::new();
         if let (Request::Preempt { victim, abort: true, .. }, Verdict::Done) = (&*request, verdict) {
             let all = &volume.ledger.live.parts().registrations;
@@ -234,9 +256,9 @@ impl Engine {
             effects.push(Effect::AttendAll { but: None, attention: Attention::Reset });
         }
         // What the unit said to these was said before. Mode parameters are asked for by a command, too.
+        let old = |wish: &Wish| !planted(Mutant::KeepOldAnswer) && !matches!(wish, Wish::Control(_));
         let mode = |wish: &Wish| matches!(wish, Wish::Control(r) if matches!(**r, Request::SetModes(_)));
-        let away =
-            volume.doors.drop_all(|knock| !matches!(knock.wish, Wish::Control(_)) || mode(&knock.wish));
+        let away = volume.doors.drop_all(|knock| old(&knock.wish) || mode(&knock.wish));
         let name = volume.geometry.name.clone();
         away.into_iter().for_each(|op| self.refuse(op, Outcome::Busy));
         let text =
@@ -267,8 +289,8 @@ impl Engine {
     }
 
     fn outcome_here(&mut self, stamp: Stamp, verdict: Verdict) {
-        if stamp <= self.order.passes.before {
-            return;
+        if planted(Mutant::OwnUnitDecides) {
+            return self.order.decided(stamp, verdict);
         }
         match self.order.passes.heard.remove(&stamp) {
             Some(there) => self.compare_outcomes(stamp, verdict, there),
@@ -284,7 +306,7 @@ impl Engine {
 
     /// The peer says what came of an own request at its unit.
     pub(crate) fn handle_outcome(&mut self, now: Now, stamp: Stamp, verdict: Verdict) {
-        if stamp.site != self.config.site || stamp <= self.order.passes.before {
+        if stamp.site != self.config.site {
             return;
         }
         match self.order.passes.own.remove(&stamp) {

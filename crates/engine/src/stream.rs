@@ -9,7 +9,6 @@
 
 use crate::engine::{Action, Engine, JournalPiece, Severity};
 use crate::entry::{Body, Entry};
-use crate::held::charge_of;
 use crate::message::{Ack, Message};
 use crate::mutant::{Mutant, planted};
 use crate::units::*;
@@ -385,7 +384,7 @@ impl Engine {
         }
         self.clock.observe(entry.stamp.time);
         let new = entry.stamp > self.cuts.destaged && !self.knows(entry.stamp);
-        let room = charge_of(&entry.body);
+        let room = self.charge_of(entry.volume, &entry.body);
         if self.inbound.deaf() || (new && room > self.journal_room) {
             return self.turn_away(entry.stamp, room);
         }
@@ -418,7 +417,8 @@ impl Engine {
             entry.stamp = Stamp { site: own.peer(), ..stamp };
         }
         if entry.stamp.site == own {
-            self.outbound.charge_again(entry.stamp, charge_of(&entry.body));
+            let charge = self.charge_of(entry.volume, &entry.body);
+            self.outbound.charge_again(entry.stamp, charge);
         }
         self.append(entry);
     }

@@ -342,8 +342,8 @@ fn an_entry_that_finds_no_room_in_the_journal_waits_for_it_and_acks_go_on() {
 fn a_host_write_leaves_the_room_that_the_peer_may_still_need() {
     let mut pair = Pair::paired(Mode::Async);
     let share = (1 << 20) / 2;
-    // What the peer may still need (it has said that it started, 8 KiB with an outcome), this write, and what is kept for requests.
-    let needed = (share - 8192) + 4096 + share / 32;
+    // What the peer may still need (it has said that it started), this write, and what is kept for requests.
+    let needed = (share - 4096) + 4096 + share / 32;
     pair.engines[0].set_journal_room(needed - 1);
     pair.write(SiteId::A, 1, 0, 1, 1);
     pair.make_durable(SiteId::A);

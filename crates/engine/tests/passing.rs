@@ -433,3 +433,29 @@ fn a_holder_that_asks_again_holds_on_though_one_store_does_not_answer() {
     SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &away));
     assert_eq!(played(&mut pair, B), ["RELEASE"]);
 }
+
+#[test]
+fn a_reserve_refused_before_a_release_was_executed_is_passed_again_when_the_other_site_is_slow_to_tell() {
+    let store = |site: SiteId, request: &Request| match request {
+        Request::Reserve { .. } if site == B => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let mut pair = paired();
+    ask(&mut pair, host(B, 2), 1, RESERVE);
+    pair.settle();
+    // B has executed both before it hears how the reserve ended at A.
+    answer(&mut pair, B, &store);
+    ask(&mut pair, host(B, 3), 2, RELEASE);
+    pair.settle();
+    pair.pass(2 * MS);
+    pair.settle();
+    answer(&mut pair, B, &store);
+    pair.settle();
+    let refuses = |_: SiteId, request: &Request| match request {
+        Request::Reserve { .. } => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    answer(&mut pair, A, &refuses);
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(B, 1), Some(Outcome::Verdict(Verdict::Done)));
+}

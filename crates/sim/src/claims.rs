@@ -59,6 +59,19 @@ pub(crate) fn wish_of(volume: usize, deed: Deed) -> Wish {
     Wish { volume, command, deed, large: false }
 }
 
+/// What leaves a way in for a destage, so that the pair comes to rest: read shared extents let nobody write, and neither
+/// does a host that reserves for another what it reserves for itself, too.
+fn writable(mut request: Request) -> Request {
+    if let Request::Reserve { third_party, .. } | Request::Release { third_party, .. } = &mut request {
+        *third_party = None;
+    }
+    if let Request::Reserve { extents: Some(extents), .. } = &mut request {
+        let shared = extents.claims.iter_mut().filter(|claim| claim.kind == ExtentKind::ReadShared);
+        shared.for_each(|claim| claim.kind = ExtentKind::WriteExclusive);
+    }
+    request
+}
+
 impl World {
     /// What the host owes just now, if anything is due.
     pub(crate) fn due(&mut self, index: usize) -> Option<Wish> {
@@ -101,8 +114,11 @@ impl World {
                     let key = host.keys.get(&volume).copied();
                     let seen = host.seen.get(&volume).cloned();
                     persistent(random, me, key, seen.as_ref(), &others)
+                } else if plan.rules.disk && !random.one_in(8) {
+                    whole(random)
                 } else {
-                    scsi2(random, plan.blocks, plan.hot, me)
+                    let request = scsi2(random, plan.blocks, plan.hot, me);
+                    if plan.rules.disk { writable(request) } else { request }
                 };
                 Deed::Control { request, verdict: None }
             }
@@ -201,6 +217,22 @@ impl World {
         host.seen.insert(volume, view);
     }
 
+    /// The host has seen the keys that a unit has. Now and then it sets about to take over from one of the others.
+    pub(crate) fn keys_seen(&mut self, index: usize, volume: usize, keys: &[u64]) {
+        let time = self.schedule.time();
+        let host = &mut self.hosts[index];
+        let mine = host.keys.get(&volume).copied();
+        let others: Vec<u64> = keys.iter().copied().filter(|key| Some(*key) != mine).collect();
+        if others.is_empty() || !host.random.one_in(2) {
+            return;
+        }
+        let (victim, new_key) = (host.random.pick(&others), host.random.between(1, 4));
+        let kind = host.random.pick(&PersistentKind::ALL);
+        let (abort, aptpl) = (host.random.one_in(2), host.random.one_in(2));
+        host.owe(time, volume, register(None, new_key, aptpl, false, host.id));
+        host.owe(time + MS, volume, Request::Preempt { key: new_key, victim, kind, abort });
+    }
+
     /// The session ends; its commands are forgotten. It comes back later, as the same nexus or as another.
     pub(crate) fn lose_session(&mut self, index: usize) {
         let host = &mut self.hosts[index];
@@ -259,6 +291,14 @@ pub(crate) fn register(
 
 fn unregister(key: Option<u64>, host: HostId) -> Request {
     register(key, 0, false, false, host)
+}
+
+/// A request for the whole unit, as every unit knows it.
+fn whole(random: &mut Random) -> Request {
+    match random.one_in(8) {
+        true => Request::Release { third_party: None, extents: None },
+        false => Request::Reserve { third_party: None, extents: None },
+    }
 }
 
 fn scsi2(random: &mut Random, blocks: u64, hot: u64, me: Nexus) -> Request {

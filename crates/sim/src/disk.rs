@@ -147,6 +147,15 @@ impl SimDisk {
         }
     }
 
+    /// Nobody waits for an order any more: some of it has happened, the rest never does.
+    pub fn abandon(&mut self, id: u64) {
+        if let Some(order) = self.under_way.remove(&id)
+            && self.random.one_in(2)
+        {
+            self.apply_some(&order.op);
+        }
+    }
+
     /// Power goes: everything not synced is kept or lost, sector by sector. Nothing under way ends any more.
     pub fn crash(&mut self) {
         for (_, order) in std::mem::take(&mut self.under_way) {

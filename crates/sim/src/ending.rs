@@ -4,6 +4,7 @@
 use crate::claims::{register, wish_of};
 use crate::history::Deed;
 use crate::place::volume_id;
+use crate::unit::Has;
 use crate::world::World;
 use biplex_engine::reserve::{PersistentKind, Request, ReservationState, Reset, Verdict};
 
@@ -32,7 +33,12 @@ impl World {
         let mut tidy = true;
         for volume in 0..self.scenario.volumes.len() {
             let Some(state) = self.state_of(volume) else { return false };
-            if state.unit.is_some() || !state.extents.is_empty() || !state.registrations.is_empty() {
+            let kept = self.scenario.volumes[volume].rules.disk;
+            let bare = match kept {
+                true => self.units_bare(volume),
+                false => state.unit.is_none() && state.extents.is_empty() && state.registrations.is_empty(),
+            };
+            if !bare {
                 tidy = false;
                 let name = self.hosts[0].id;
                 let asks = [
@@ -87,6 +93,10 @@ impl World {
     pub(crate) fn judge_legacy(&mut self) {
         for volume in 0..self.scenario.volumes.len() {
             let (bequest, before) = (self.legacy.volumes[volume], self.legacy.before[volume].clone());
+            if self.scenario.volumes[volume].rules.disk {
+                self.judge_legacy_of_units(volume, bequest);
+                continue;
+            }
             let Some(state) = self.state_of(volume) else { continue };
             let stands =
                 (&state.registrations, &state.persistent) == (&before.registrations, &before.persistent);
@@ -102,6 +112,23 @@ impl World {
             }
             self.counts.power_losses_judged += 1;
         }
+    }
+
+    /// The same where the units keep the reservations and lost power, too.
+    fn judge_legacy_of_units(&mut self, volume: usize, bequest: Bequest) {
+        let (pair, heir) = (self.places[0].config.port.target.clone(), self.hosts[0].nexus());
+        let wanted = match bequest {
+            Bequest::Unit | Bequest::Persistent { aptpl: false } => Has::default(),
+            Bequest::Persistent { aptpl: true } => {
+                Has { persistent: Some(PersistentKind::WriteExclusive), key: Some(KEY), ..Has::default() }
+            }
+        };
+        let found = self.places.each_ref().map(|place| place.units.get(&volume).map(|u| u.has(&pair, heir)));
+        if found != [Some(wanted.clone()), Some(wanted)] {
+            let what = format!("vol{volume}: {bequest:?} before power was lost, now at the units {found:?}");
+            return self.violation("power loss", what);
+        }
+        self.counts.power_losses_judged += 1;
     }
 
     /// Every write that one site undid the other undid, too.

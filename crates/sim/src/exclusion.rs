@@ -158,6 +158,17 @@ impl Ledger {
         });
     }
 
+    /// A unit lost what nexuses had by SCSI-2, and where it `forgets` the rest as well: for the pair it is as if somebody
+    /// had asked for a reset, of unknown end.
+    pub fn unit_lost(&mut self, volume: usize, forgets: bool, now: Moment) {
+        let by = Nexus { host: HostId(0), isid: 0, site: SiteId::A };
+        let requests = [Some(Request::Reset(Reset::Unit)), forgets.then_some(Request::Clear { key: 0 })];
+        for request in requests.into_iter().flatten() {
+            let (asked, ended, loose) = (now, Moment::MAX, true);
+            self.ask(Asked { op: usize::MAX, volume, by, request, asked, ended, loose });
+        }
+    }
+
     fn granted(&mut self, at: usize, now: Moment) {
         let Asked { op: _, volume, by, request, asked, .. } = self.asked[at].clone();
         let what = match request {
@@ -204,6 +215,15 @@ impl Ledger {
     /// How many reserves surely stand.
     pub fn standing(&self) -> usize {
         self.grants.len()
+    }
+
+    /// Since when something stands that keeps out a command of the other site which was asked before. What was let in there
+    /// is on its way here before the grant is told (`control.rs`).
+    pub fn kept_behind(&self, op: &Operation) -> Option<Moment> {
+        let before = |grant: &&Grant| grant.volume == op.volume && grant.since > op.asked;
+        let since = self.grants.iter().filter(|grant| before(grant) && grant.owner.site != op.site);
+        let registered = self.may_be_registered(op.volume, op.nexus, op.asked);
+        since.filter(|grant| conflicts(grant, registered, op)).map(|grant| grant.since).min()
     }
 
     /// Why a command that was served should not have been.
@@ -384,6 +404,14 @@ impl World {
     pub(crate) fn judge_tables(&mut self) {
         for volume in 0..self.scenario.volumes.len() {
             if !self.drained(volume) {
+                continue;
+            }
+            if self.scenario.volumes[volume].rules.disk {
+                if self.units_quiet(volume) {
+                    let registered = self.judge_units(volume);
+                    let now = self.moment();
+                    self.ledger.settled(volume, registered, now);
+                }
                 continue;
             }
             let id = volume_id(volume);

@@ -34,10 +34,18 @@ pub enum Fault {
     SlowDisks,
     /// A site's process does not run for a while.
     Pause,
+    /// A connection of a site with a unit breaks, or all of them.
+    UnitBreak,
+    /// A unit loses power.
+    UnitRestart,
+    /// A unit takes nothing in for a while.
+    UnitHang,
+    /// A unit is slow for a while.
+    UnitSlow,
 }
 
 /// How many kinds of faults there are.
-pub const FAULTS: usize = 13;
+pub const FAULTS: usize = 17;
 
 /// All of them, by index.
 pub const ALL_FAULTS: [Fault; FAULTS] = [
@@ -54,7 +62,14 @@ pub const ALL_FAULTS: [Fault; FAULTS] = [
     Fault::ClockBack,
     Fault::SlowDisks,
     Fault::Pause,
+    Fault::UnitBreak,
+    Fault::UnitRestart,
+    Fault::UnitHang,
+    Fault::UnitSlow,
 ];
+
+/// Those that befall units.
+pub const UNIT_FAULTS: [Fault; 4] = [Fault::UnitBreak, Fault::UnitRestart, Fault::UnitHang, Fault::UnitSlow];
 
 /// A lasting fault, to be mended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +86,8 @@ pub enum Ailment {
     SlowDisks(SiteId),
     /// The site's clock is off by a step.
     Clock(SiteId),
+    /// The site's units are slow.
+    SlowUnits(SiteId),
 }
 
 impl World {
@@ -139,6 +156,19 @@ impl World {
                 self.places[place].paused_until = until;
                 self.plan_wake(site, until);
             }
+            Fault::UnitBreak | Fault::UnitRestart | Fault::UnitHang | Fault::UnitSlow => {
+                let volumes = self.unit_volumes();
+                if volumes.is_empty() {
+                    return;
+                }
+                let volume = self.random.pick(&volumes);
+                match fault {
+                    Fault::UnitRestart => self.restart_unit(site, volume, lasting),
+                    Fault::UnitHang => self.hang_unit(site, volume),
+                    Fault::UnitSlow => self.slow_unit(site, volume, lasting),
+                    _ => self.break_lines(site, volume),
+                }
+            }
         }
     }
 
@@ -174,6 +204,9 @@ impl World {
             Ailment::Clock(site) => {
                 self.places[site.index()].clock.offset = self.scenario.offset[site.index()];
             }
+            Ailment::SlowUnits(site) => {
+                self.places[site.index()].units.values_mut().for_each(|unit| unit.slowness = 1);
+            }
         }
     }
 
@@ -187,6 +220,7 @@ impl World {
             self.mend(Ailment::DiskErrors(site));
             self.mend(Ailment::SlowDisks(site));
             self.mend(Ailment::Clock(site));
+            self.mend(Ailment::SlowUnits(site));
             let place = &mut self.places[site.index()];
             place.crash_within = None;
             place.paused_until = place.paused_until.min(self.schedule.time());

@@ -2,14 +2,19 @@
 //!
 //! No faults, and journals with room, but delays and clock skews of all sorts. Nobody else competes, so: a reserve that is
 //! asked after the release was asked is granted, wherever the release is on its way (E3.7); one that is refused was asked
-//! before. Of two reserves at once exactly one is granted, and the tables of both sites agree on which (E3.6).
+//! before. Of two reserves at once exactly one is granted, and the tables of both sites agree on which (E3.6). Where units
+//! keep the reservations the second host writes while the first reserves, and that reads before it releases: what
+//! a unit let in before must not come after the reserve was granted.
 
 use crate::claims::wish_of;
 use crate::history::Deed;
+use crate::host::Wish;
 use crate::scenario::Slant;
 use crate::schedule::{Happening, MS, US};
 use crate::world::World;
 use biplex_engine::reserve::{Request, Verdict};
+use biplex_engine::{Extent, Lba};
+use biplex_front::Command;
 
 const RESERVE: Request = Request::Reserve { third_party: None, extents: None };
 const RELEASE: Request = Request::Release { third_party: None, extents: None };
@@ -61,8 +66,14 @@ impl World {
             Phase::Free if self.drained(0) => self.begin_round(),
             Phase::Free => Phase::Free,
             Phase::Taking(op) => match self.stand(first, op) {
-                Stand::Waits => Phase::Taking(op),
+                Stand::Waits => {
+                    if self.hosts[second].waiting.is_empty() {
+                        self.try_block(second, true);
+                    }
+                    Phase::Taking(op)
+                }
                 Stand::Ended(Verdict::Done) => {
+                    self.try_block(first, false);
                     let near = self.random.pick(&[0, 200 * US, 2 * MS, 8 * MS]);
                     let mut at = || time + self.random.between(0, near);
                     Phase::Crossing { release_at: at(), reserve_at: at(), release: None, reserve: None }
@@ -78,6 +89,7 @@ impl World {
             },
             Phase::Crossing { release_at, reserve_at, mut release, mut reserve } => {
                 if release.is_none() && release_at <= time {
+                    self.try_block(first, false);
                     release = Some(self.ask_script(first, RELEASE));
                 }
                 if reserve.is_none() && reserve_at <= time {
@@ -167,6 +179,22 @@ impl World {
                 Phase::Free
             }
         }
+    }
+
+    /// Writes or reads the block that all use.
+    fn try_block(&mut self, index: usize, writes: bool) {
+        if !self.scenario.volumes[0].rules.disk {
+            return;
+        }
+        let extent = Extent::new(Lba(0), 1).expect("a block");
+        let wish = if writes {
+            self.write_wish(0, extent)
+        } else {
+            let (command, deed) =
+                (Command::Read { extent, fua: false }, Deed::Read { extent, values: Vec::new() });
+            Wish { volume: 0, command, deed, large: false }
+        };
+        self.ask(index, wish);
     }
 
     fn ask_script(&mut self, index: usize, request: Request) -> usize {

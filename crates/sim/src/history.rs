@@ -61,7 +61,8 @@ pub struct Operation {
     pub taken: bool,
     /// It met a reservation: it never happens.
     pub refused: bool,
-    /// If it happens at all it has happened by then: its host was fenced off (PREEMPT AND ABORT).
+    /// If it happens at all it has happened by then: its host was fenced off (PREEMPT AND ABORT), or kept out by what
+    /// another was granted.
     pub by: Option<Moment>,
 }
 
@@ -117,7 +118,7 @@ pub fn accesses(history: &[Operation], volume: usize, block: u64) -> Vec<Access>
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     for (operation, op) in history.iter().enumerate().filter(|(_, op)| op.volume == volume && !op.refused) {
-        let done = op.done.or(op.by).unwrap_or(Moment::MAX);
+        let done = op.done.into_iter().chain(op.by).min().unwrap_or(Moment::MAX);
         let mut push = |kind, value| all.push(Access { asked: op.asked, done, kind, value, operation });
         match &op.deed {
             Deed::Write { extents, value } if extents.iter().any(covers) => push(Kind::Write, *value),

@@ -158,23 +158,24 @@ impl World {
             let at = host.random.below(compare.len() as u64) as usize;
             compare[at] = NOBODYS;
         }
-        let value = self.new_value(volume, &[extent]);
         if rules.mode != Mode::Sync && !rules.swaps {
-            let data = pattern::blocks(value, extent.blocks());
-            let command = Command::Write { extent, data, fua: false };
-            return Wish {
-                volume,
-                command,
-                deed: Deed::Write { extents: vec![extent], value },
-                large: false,
-            };
+            return self.write_wish(volume, extent);
         }
+        let value = self.new_value(volume, &[extent]);
         let command = Command::CompareAndWrite {
             extent,
             compare: compare.iter().flat_map(|value| pattern::block(*value)).collect::<Vec<u8>>().into(),
             data: pattern::blocks(value, extent.blocks()),
         };
         Wish { volume, command, deed: Deed::Swap { extent, compare, value, ended: None }, large: false }
+    }
+
+    /// A plain write.
+    pub(crate) fn write_wish(&mut self, volume: usize, extent: Extent) -> Wish {
+        let value = self.new_value(volume, &[extent]);
+        let data = pattern::blocks(value, extent.blocks());
+        let command = Command::Write { extent, data, fua: false };
+        Wish { volume, command, deed: Deed::Write { extents: vec![extent], value }, large: false }
     }
 
     fn new_value(&mut self, volume: usize, extents: &[Extent]) -> Value {
@@ -219,6 +220,7 @@ impl World {
             format!("{site} task {} of {nexus} on vol{}: {what} value {value}", task.0, wish.volume)
         });
         self.counts.asked += 1;
+        self.visit(wish.volume, nexus);
         let fua = matches!(wish.command, Command::Write { fua: true, .. });
         let op = self.history.len();
         match &wish.deed {
@@ -294,13 +296,32 @@ impl World {
             return;
         }
         let done = self.moment();
-        if !matches!(completion, Completion::Failed(_) | Completion::Verdict(Verdict::Conflict))
+        // What the pair does not hand on to a unit is refused whatever is reserved.
+        let handed_on = match completion {
+            Completion::Verdict(Verdict::BadCdb(_) | Verdict::BadParameter(_)) => {
+                !self.scenario.volumes[self.history[at].volume].rules.disk
+            }
+            _ => true,
+        };
+        if handed_on
+            && !matches!(
+                completion,
+                Completion::Failed(_) | Completion::Verdict(Verdict::Conflict | Verdict::Unreachable)
+            )
             && let Err(why) = self.ledger.judge(&self.history[at])
         {
             self.violation("exclusion", why);
         }
+        // Let in before what stands now was granted: it is in place since then, not later.
+        let changes = matches!(self.history[at].deed, Deed::Write { .. } | Deed::Swap { .. });
+        if changes && let Some(since) = self.ledger.kept_behind(&self.history[at]) {
+            let by = &mut self.history[at].by;
+            *by = Some(by.map_or(since, |by| by.min(since)));
+            self.counts.kept_behind += 1;
+        }
         match completion {
             Completion::Failed(failure) => self.refused(index, at, failure),
+            Completion::Data(pieces) if self.shows_keys(at) => self.keys_told(index, at, done, &pieces),
             Completion::Data(pieces) => self.read_done(at, done, &pieces),
             Completion::Done => self.write_done(at, done),
             Completion::Verdict(verdict) => self.verdict_told(at, done, verdict),
@@ -345,7 +366,11 @@ impl World {
                 self.history[at].deed = Deed::Control { request: request.clone(), verdict: Some(answer) };
                 self.history[at].done = Some(done);
                 let standing = self.ledger.standing();
-                self.ledger.told(at, answer, done);
+                match answer {
+                    // A unit may have done it, or still do it.
+                    Verdict::Unreachable => self.ledger.lost(at),
+                    _ => self.ledger.told(at, answer, done),
+                }
                 self.counts.granted += u64::from(self.ledger.standing() > standing);
                 self.end_demand(at, op.nexus, &request, answer, done);
                 if !self.hosts_stopped {
@@ -475,6 +500,28 @@ impl World {
         self.hosts[op.host].last = Some(Sight { volume: op.volume, extent, values: values.clone() });
         self.history[at].deed = Deed::Read { extent, values };
         self.history[at].done = Some(done);
+    }
+
+    /// Whether it asked a unit for the keys.
+    fn shows_keys(&self, at: usize) -> bool {
+        let op = &self.history[at];
+        op.deed == Deed::Inspect && self.scenario.volumes[op.volume].rules.disk
+    }
+
+    /// PERSISTENT RESERVE IN with READ KEYS was answered by the unit (SPC-4 6.15.2).
+    fn keys_told(&mut self, index: usize, at: usize, done: u64, pieces: &[Bytes]) {
+        let bytes = pieces.concat();
+        let Some((head, keys)) = bytes.split_first_chunk::<8>() else {
+            return self.violation("answers", format!("READ KEYS gave {} bytes", bytes.len()));
+        };
+        let [_, _, _, _, length @ ..] = *head;
+        let (keys, rest) = keys.as_chunks::<8>();
+        if u32::from_be_bytes(length) as usize != keys.len() * 8 || !rest.is_empty() {
+            return self.violation("answers", format!("READ KEYS gave {bytes:?}"));
+        }
+        self.history[at].done = Some(done);
+        let keys: Vec<u64> = keys.iter().map(|key| u64::from_be_bytes(*key)).collect();
+        self.keys_seen(index, self.history[at].volume, &keys);
     }
 
     fn was_written(&self, volume: usize, block: u64, value: Value) -> bool {

@@ -9,6 +9,8 @@
 //!   *Polite* weather ends: then the pair must come to rest within bounded time, in step, with equal stores, and must
 //!   still show the same bytes after both lose power. *Cruel* weather does not end; only safety is judged.
 //! * [`world`] moves it all on; [`fault`] breaks it; [`disk`], [`link`], [`clock`] and [`host`] are its parts.
+//! * [`unit`] is a store that is a SCSI unit and keeps the reservations, [`units`] its connections and what befalls it,
+//!   [`kept`] what is judged of the two of a volume.
 //! * [`claims`] is what hosts do about reservations, [`handover`] a script of its own for FIG. 22/23.
 //! * [`explore`] takes no dice: it tries every order of a few commands through two engines alone.
 //! * [`oracle`] lists the checks; [`history`] judges linearizability, [`order`] last-writer-wins, [`exclusion`] what
@@ -16,7 +18,8 @@
 //! * [`mutants`] shows for every planted bug which check sees it.
 //!
 //! # What is not modelled
-//! * SCSI units as stores, and reservations that they keep: `site/tests/passing.rs` plays those in random orders.
+//! * Units that are not our own target: those that tell nexuses apart otherwise, and foreign initiators at a unit. What
+//!   units tell hosts, and PREEMPT AND ABORT there: `site/tests/passing.rs`.
 //! * Silent corruption: no disk returns bytes other than those written, and no bit flips on the line (TLS and the
 //!   records' checksums are tested elsewhere). A sector is written whole or not at all.
 //! * Damage of a journal before its tail, and failing reads while a site recovers. A recovery may lose power, though.
@@ -40,6 +43,7 @@ pub mod handover;
 pub mod history;
 pub mod host;
 pub mod journal;
+pub mod kept;
 pub mod link;
 pub mod mutants;
 pub mod oracle;
@@ -52,4 +56,6 @@ pub mod scenario;
 pub mod schedule;
 pub mod sweep;
 pub mod trace;
+pub mod unit;
+pub mod units;
 pub mod world;

@@ -18,14 +18,22 @@ pub struct Hunt {
     pub slant: Slant,
     /// Within how many seeds.
     pub seeds: u64,
+    /// From which seed on: it is not 0 for a bug that is rarely seen.
+    pub first: u64,
+}
+
+impl Hunt {
+    const fn from(self, first: u64) -> Hunt {
+        Hunt { first, ..self }
+    }
 }
 
 const fn hunt(mutant: Mutant, name: &'static str, weather: Weather, slant: Slant, seeds: u64) -> Hunt {
-    Hunt { mutant, name, weather, slant, seeds }
+    Hunt { mutant, name, weather, slant, seeds, first: 0 }
 }
 
 /// All planted bugs.
-pub const HUNTS: [Hunt; 29] = {
+pub const HUNTS: [Hunt; 36] = {
     use Mutant::*;
     use Weather::{Cruel, Polite};
     [
@@ -58,6 +66,13 @@ pub const HUNTS: [Hunt; 29] = {
         hunt(NewerReserveWins, "newer-reserve-wins", Polite, Slant::Reservations, 20),
         hunt(LoseAptpl, "lose-aptpl", Polite, Slant::Power, 20),
         hunt(ForgetVerdict, "forget-verdict", Polite, Slant::Swaps, 100),
+        hunt(StaleAdmission, "stale-admission", Cruel, Slant::HandOver, 20).from(80),
+        hunt(KeepOldAnswer, "keep-old-answer", Cruel, Slant::Units, 20).from(430),
+        hunt(OwnUnitDecides, "own-unit-decides", Cruel, Slant::Units, 100),
+        hunt(PassWithoutAnswer, "pass-without-answer", Cruel, Slant::Units, 20),
+        hunt(ForgetFreed, "forget-freed", Polite, Slant::HandOver, 20),
+        hunt(PassAgain, "pass-again", Polite, Slant::Units, 40),
+        hunt(LossUntold, "loss-untold", Cruel, Slant::Units, 60),
     ]
 };
 
@@ -72,7 +87,7 @@ pub struct Catch {
 
 /// Looks for a planted bug. `None`: no check saw it within the seeds.
 pub fn chase(hunt: &Hunt) -> Option<Catch> {
-    (0..hunt.seeds).find_map(|seed| {
+    (hunt.first..hunt.first + hunt.seeds).find_map(|seed| {
         let report = play(Scenario::new(seed, hunt.weather, hunt.slant), Some(hunt.mutant), false);
         report.violation.map(|violation| Catch { seed, violation })
     })

@@ -12,6 +12,7 @@
 //! | `swaps` | 4: compare-and-writes of volumes that are not sync are atomic among themselves | at the end |
 //! | `exclusion` | 6: nothing succeeds that a reserve which surely stands keeps out ([`crate::exclusion`]) | at every answer |
 //! | `tables` | 6: equal reservation tables whenever no request is under way | after every look |
+//! | `units` | 6: where units keep the reservations, both hold the same for the same nexuses ([`crate::kept`]) | after every look |
 //! | `orphan` | 6: where no request is under way, SCSI-2 reservations are of living sessions | after every look |
 //! | `attention` | 6: who must be told or aborted is, once, before the answer ([`crate::demands`]) | at answers |
 //! | `discards` | 6: both sites undo the same writes | at the end of polite runs |
@@ -165,6 +166,9 @@ impl World {
                 self.scenario.settle += self.scenario.settle;
                 self.crash(SiteId::A);
                 self.crash(SiteId::B);
+                for volume in self.unit_volumes() {
+                    SiteId::BOTH.into_iter().for_each(|site| self.restart_unit(site, volume, 20 * MS));
+                }
                 self.schedule.after(100 * MS, Happening::Settle);
             }
             3 => {
@@ -200,7 +204,16 @@ impl World {
             }
             if let Some(volume) = status.volumes.iter().find(|volume| volume.records > 0 || !volume.serving) {
                 let (name, records, serving) = (&volume.name, volume.records, volume.serving);
-                return Err(format!("site {id}'s {name} holds {records} records, serving {serving}"));
+                let unit = place
+                    .units
+                    .values()
+                    .map(|unit| unit.table.parts())
+                    .find(|state| !state.extents.is_empty());
+                let reserved =
+                    unit.map_or(String::new(), |state| format!(", extents at its unit {:?}", state.extents));
+                return Err(format!(
+                    "site {id}'s {name} holds {records} records, serving {serving}{reserved}"
+                ));
             }
         }
         if let Some(volume) = (0..self.scenario.volumes.len()).find(|volume| !self.drained(*volume)) {

@@ -4,6 +4,7 @@ use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::random::Random;
 use crate::scenario::Scenario;
+use crate::unit::SimUnit;
 use biplex_engine::{SiteId, Stamp, VolumeId};
 use biplex_front::TaskId;
 use biplex_front::scsi::{PortConfig, UnitConfig};
@@ -38,6 +39,8 @@ pub struct Place {
     pub clock: Clock,
     /// Its disks.
     pub disks: BTreeMap<Device, SimDisk>,
+    /// The units that are its stores, by the volume's index. They have power of their own.
+    pub units: BTreeMap<usize, SimUnit>,
     /// Disk orders under way: the site's name for each.
     pub tickets: BTreeMap<u64, DiskTicket>,
     /// What came and was not yet looked at.
@@ -86,7 +89,12 @@ impl Place {
     pub fn new(id: SiteId, scenario: &Scenario, random: &mut Random) -> Place {
         let mut disks = BTreeMap::new();
         disks.insert(Device::Journal, SimDisk::new(scenario.journal_bytes as usize, random.fork()));
+        let mut units = BTreeMap::new();
         for (index, plan) in scenario.volumes.iter().enumerate() {
+            if plan.rules.disk {
+                units.insert(index, SimUnit::new(id, volume_id(index), plan.blocks, random.fork()));
+                continue;
+            }
             let bytes = plan.blocks as usize * crate::pattern::BLOCK;
             disks.insert(Device::Volume(volume_id(index)), SimDisk::new(bytes, random.fork()));
         }
@@ -98,6 +106,7 @@ impl Place {
             run: 0,
             clock,
             disks,
+            units,
             tickets: BTreeMap::new(),
             inbox: VecDeque::new(),
             wake: None,
@@ -126,7 +135,10 @@ impl Place {
 
     /// The backing store of the volume with this index.
     pub fn store(&self, volume: usize) -> &SimDisk {
-        self.disks.get(&Device::Volume(volume_id(volume))).expect("made for every volume of the scenario")
+        match self.units.get(&volume) {
+            Some(unit) => &unit.disk,
+            None => self.disks.get(&Device::Volume(volume_id(volume))).expect("made for every other volume"),
+        }
     }
 
     /// Power goes: the process is gone, unsynced bytes are kept or lost.
@@ -171,7 +183,11 @@ fn config(id: SiteId, scenario: &Scenario) -> SiteConfig {
         portal: "127.0.0.1:3260".to_owned(),
         chap: None,
         volumes: volumes
-            .map(|(i, plan)| VolumeConfig { unit: unit(i, plan.blocks), rules: plan.rules, store: None })
+            .map(|(i, plan)| VolumeConfig {
+                unit: unit(i, plan.blocks),
+                rules: plan.rules,
+                store: plan.rules.disk.then(|| crate::unit::address(volume_id(i))),
+            })
             .collect(),
         hold_time: scenario.hold_time,
         hold_every: scenario.hold_every,

@@ -59,11 +59,17 @@ pub struct Counts {
     pub tables_compared: u64,
     pub demands_judged: u64,
     pub fenced_off: u64,
+    pub kept_behind: u64,
     pub discards: u64,
     pub power_losses_judged: u64,
     pub hand_overs: u64,
     pub refused_early: u64,
     pub races: u64,
+    pub unit_connections: u64,
+    pub unit_tasks: u64,
+    pub unit_restarts: u64,
+    pub units_compared: u64,
+    pub units_differed: u64,
     pub faults: [u64; FAULTS],
 }
 
@@ -106,11 +112,17 @@ impl Counts {
             ("tables compared", self.tables_compared),
             ("effects of requests judged", self.demands_judged),
             ("writes fenced off", self.fenced_off),
+            ("writes behind a grant", self.kept_behind),
             ("writes undone", self.discards),
             ("power losses judged", self.power_losses_judged),
             ("hand-overs", self.hand_overs),
             ("hand-overs asked too early", self.refused_early),
             ("races of two reserves", self.races),
+            ("connections with units", self.unit_connections),
+            ("data commands of units", self.unit_tasks),
+            ("units restarted", self.unit_restarts),
+            ("units compared", self.units_compared),
+            ("differences of units told", self.units_differed),
         ]
     }
 
@@ -152,11 +164,17 @@ impl Counts {
             tables_compared,
             demands_judged,
             fenced_off,
+            kept_behind,
             discards,
             power_losses_judged,
             hand_overs,
             refused_early,
             races,
+            unit_connections,
+            unit_tasks,
+            unit_restarts,
+            units_compared,
+            units_differed,
             faults,
         } = other;
         for (mine, theirs) in [
@@ -195,11 +213,17 @@ impl Counts {
             (&mut self.tables_compared, tables_compared),
             (&mut self.demands_judged, demands_judged),
             (&mut self.fenced_off, fenced_off),
+            (&mut self.kept_behind, kept_behind),
             (&mut self.discards, discards),
             (&mut self.power_losses_judged, power_losses_judged),
             (&mut self.hand_overs, hand_overs),
             (&mut self.refused_early, refused_early),
             (&mut self.races, races),
+            (&mut self.unit_connections, unit_connections),
+            (&mut self.unit_tasks, unit_tasks),
+            (&mut self.unit_restarts, unit_restarts),
+            (&mut self.units_compared, units_compared),
+            (&mut self.units_differed, units_differed),
         ] {
             *mine += theirs;
         }

@@ -1,6 +1,6 @@
 //! What a run plays: drawn from a seed and a mode, or bent by a name for a bug that needs a certain weather.
 
-use crate::fault::{FAULTS, Fault};
+use crate::fault::{FAULTS, Fault, UNIT_FAULTS};
 use crate::random::Random;
 use crate::schedule::{MS, US};
 use biplex_site::{Mode, Rules, TableKind, WINDOW_BYTES_MAX};
@@ -55,10 +55,12 @@ pub enum Slant {
     Power,
     /// FIG. 22/23: a unit is handed over from host to host, site to site, without faults; see [`crate::handover`].
     HandOver,
+    /// Stores are units that keep the reservations (E5), which break, restart, hang and are slow.
+    Units,
 }
 
 /// All slants with their names on the command line.
-pub const SLANTS: [(&str, Slant); 14] = [
+pub const SLANTS: [(&str, Slant); 15] = [
     ("mixed", Slant::Mixed),
     ("ties", Slant::Ties),
     ("slow-line", Slant::SlowLine),
@@ -73,6 +75,7 @@ pub const SLANTS: [(&str, Slant); 14] = [
     ("swaps", Slant::Swaps),
     ("power", Slant::Power),
     ("hand-over", Slant::HandOver),
+    ("units", Slant::Units),
 ];
 
 impl Slant {
@@ -154,6 +157,8 @@ pub struct Scenario {
     pub journal_delay: (u64, u64),
     /// Duration of a volume order, least and most.
     pub volume_delay: (u64, u64),
+    /// One-way delay between a site and its unit; connections differ.
+    pub unit_delay: (u64, u64),
     /// How long a site lets events gather before it looks.
     pub gather: (u64, u64),
     /// Pause between faults.
@@ -218,6 +223,7 @@ impl Scenario {
             buffer: r.pick(&[4 << 10, 64 << 10]),
             journal_delay: r.pick(&[(50 * US, 300 * US), (100 * US, 3 * MS), (MS, 10 * MS)]),
             volume_delay: r.pick(&[(50 * US, 500 * US), (100 * US, 5 * MS), (MS, 20 * MS)]),
+            unit_delay: (20 * US, 200 * US),
             gather: r.pick(&[(0, 0), (0, 50 * US), (0, 400 * US)]),
             gap: r.pick(&[(20 * MS, 200 * MS), (50 * MS, 400 * MS), (100 * MS, 900 * MS)]),
             weights: [3; FAULTS],
@@ -231,8 +237,33 @@ impl Scenario {
         for fault in [Fault::Crash, Fault::LinkCut] {
             s.weights[fault as usize] = 6;
         }
+        for fault in UNIT_FAULTS {
+            s.weights[fault as usize] = 0;
+        }
         s.bend(&mut r);
+        s.take_units();
         s
+    }
+
+    /// In one seed of seven the units keep the reservations, whatever else is played. Drawn apart from everything else, so
+    /// that the other seeds stay what they were.
+    fn take_units(&mut self) {
+        let always = self.slant == Slant::Units;
+        if !(always || self.seed % 7 == 5) {
+            return;
+        }
+        let mut r = Random::new(self.seed ^ 0x0075_6e69_7473);
+        for plan in &mut self.volumes {
+            plan.rules = Rules { disk: true, discard: false, ..plan.rules };
+        }
+        self.unit_delay = r.pick(&[(5 * US, 50 * US), (20 * US, 200 * US), (100 * US, MS)]);
+        if self.weights.iter().filter(|weight| **weight > 0).count() > 1 {
+            for fault in UNIT_FAULTS.into_iter().filter(|_| !always) {
+                self.weights[fault as usize] = r.pick(&[0, 1, 2]);
+            }
+        }
+        // A unit that hangs holds its site up for as long as that has patience.
+        self.settle += 40_000 * MS;
     }
 
     fn bend(&mut self, r: &mut Random) {
@@ -336,6 +367,22 @@ impl Scenario {
                 self.volumes.iter_mut().for_each(|plan| plan.persistent = 80);
                 self.weights = only(&[(Fault::CrashBoth, 4), (Fault::Crash, 1)]);
                 self.gap = (100 * MS, 350 * MS);
+            }
+            Slant::Units => {
+                self.requests = 200;
+                self.think = (200 * US, 4 * MS);
+                self.journal_delay = (50 * US, MS);
+                self.delay = r.pick(&[(100 * US, 400 * US), (500 * US, 3 * MS), (MS, 8 * MS)]);
+                self.weights = only(&[
+                    (Fault::UnitBreak, 3),
+                    (Fault::UnitRestart, 2),
+                    (Fault::UnitHang, 1),
+                    (Fault::UnitSlow, 1),
+                    (Fault::LinkCut, 1),
+                    (Fault::Crash, 2),
+                    (Fault::SlowDisks, 1),
+                ]);
+                self.gap = (60 * MS, 400 * MS);
             }
             Slant::HandOver => {
                 self.volumes.truncate(1);

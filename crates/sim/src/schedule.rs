@@ -1,6 +1,7 @@
 //! Virtual time: what happens next, in order of time and, at equal times, in the order in which it was planned.
 
 use crate::fault::Ailment;
+use crate::unit::Way;
 use biplex_engine::SiteId;
 use biplex_front::TaskId;
 use biplex_store::Device;
@@ -37,6 +38,12 @@ pub enum Happening {
     HandOver,
     /// A host stops waiting for this command.
     HostGivesUp { host: usize, task: TaskId },
+    /// The next piece on a site's line with a unit arrives.
+    UnitPiece { site: SiteId, volume: usize, line: u64, way: Way },
+    /// A unit's data command ends, if the unit was not started anew since.
+    UnitTask { site: SiteId, volume: usize, life: u64, task: TaskId },
+    /// A unit's own time is due.
+    UnitTick { site: SiteId, volume: usize, life: u64 },
     /// The next fault strikes.
     Fault,
     /// A lasting fault ends.

@@ -19,6 +19,7 @@ use crate::report::{Counts, Report, Violation};
 use crate::scenario::{Scenario, Weather};
 use crate::schedule::{Happening, MS, Schedule, US};
 use crate::trace::Trace;
+use crate::unit::Piece;
 use biplex_engine::{Extent, HostId, SiteId};
 use biplex_site::{Action, Event, Severity, Site};
 use biplex_store::{Device, DiskOp, DiskTicket};
@@ -48,6 +49,7 @@ pub struct World {
     /// Values of writes that met a reservation.
     pub(crate) refused: std::collections::BTreeSet<crate::pattern::Value>,
     pub(crate) demands: crate::demands::Demands,
+    pub(crate) units: crate::kept::Units,
     pub(crate) script: crate::handover::HandOver,
     pub(crate) legacy: crate::ending::Legacy,
     pub(crate) counts: Counts,
@@ -115,6 +117,7 @@ impl World {
             ledger: Default::default(),
             refused: Default::default(),
             demands: Default::default(),
+            units: Default::default(),
             script: Default::default(),
             legacy: Default::default(),
             counts: Counts::default(),
@@ -175,6 +178,9 @@ impl World {
             Happening::SessionBack(index) => self.hosts[index].gone = false,
             Happening::HandOver => self.hand_over(),
             Happening::HostGivesUp { host, task } => self.give_up(host, task),
+            Happening::UnitPiece { site, volume, line, way } => self.arrive(site, volume, line, way),
+            Happening::UnitTask { site, volume, life, task } => self.end_unit_task(site, volume, life, task),
+            Happening::UnitTick { site, volume, life } => self.tick_unit(site, volume, life),
             Happening::Fault => self.strike(),
             Happening::Mend(ailment) => {
                 if !self.faults_stopped {
@@ -250,6 +256,11 @@ impl World {
             format!("{id} looks: {events} events, {} actions", actions.len())
         });
         self.judge_pace(time);
+        for action in &actions {
+            if let Action::Notice(notice) = action {
+                self.hear_of_units(&notice.text);
+            }
+        }
         self.take_effects(id);
         self.judge_site(id);
         self.judge_tables();
@@ -317,10 +328,9 @@ impl World {
             Action::HostClose { conn } => {
                 self.note(&[7, id as u64, conn.0], &[], || format!("{id} closes host {conn:?}"));
             }
-            // Stores are disks here; units are tried against our own target and tgt (site::unit, e2e scsi_store).
-            Action::UnitConnect { conn, .. } | Action::UnitSend { conn, .. } | Action::UnitClose { conn } => {
-                self.violation("unit", format!("site {id} wants {conn:?}, but no store is a unit"));
-            }
+            Action::UnitConnect { conn, .. } => self.connect_unit(id, conn),
+            Action::UnitSend { conn, bytes } => self.send_unit(id, conn, Piece::Bytes(bytes)),
+            Action::UnitClose { conn } => self.send_unit(id, conn, Piece::Closed),
             Action::Drained => self.note(&[8, id as u64], &[], || format!("{id} is drained")),
         }
     }
@@ -343,11 +353,21 @@ impl World {
         }
         lost.into_iter().for_each(|op| self.ledger.lost(op));
         self.ledger.crashed(id);
+        self.start_releases();
+        self.site_left_its_units(id);
         self.demands.disturb(None);
         self.cut();
         let down = if self.faults_stopped || self.random.one_in(2) { 30 } else { 600 };
         let delay = self.random.between(1, down) * MS;
         self.schedule.after(delay, Happening::Restart(id));
+    }
+
+    /// Where units keep reservations, a site's start releases all that is held by SCSI-2.
+    fn start_releases(&mut self) {
+        let now = self.moment();
+        for volume in self.unit_volumes() {
+            self.ledger.unit_lost(volume, false, now);
+        }
     }
 
     fn restart(&mut self, id: SiteId) {
@@ -370,6 +390,7 @@ impl World {
                 place.destaged = site.status(now).destaged;
                 place.site = Some(site);
                 self.counts.starts += 1;
+                self.start_releases();
                 self.note(&[13, id as u64], &[], || format!("{id} starts"));
                 self.plan_wake(id, time);
             }

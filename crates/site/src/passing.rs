@@ -18,6 +18,7 @@ use crate::site::{Asker, Site, failed};
 use crate::unit::book::{self, Party, Slot};
 use crate::unit::{Answer, PassTicket, Unit};
 use biplex_engine::engine::{Engine, OpId, Outcome};
+use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
 use biplex_engine::{HostId, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::initiator::persistent_reserve_in;
@@ -112,9 +113,8 @@ impl Site {
             if !self.engine.kept_by_disk(*id) {
                 continue;
             }
-            let known = self.engine.reservations(*id).map(|table| table.parts().registrations.clone());
-            for one in known.unwrap_or_default() {
-                unit.session_for(one.registrant.nexus);
+            for nexus in self.engine.registrants(*id) {
+                unit.session_for(nexus);
             }
         }
     }
@@ -224,7 +224,7 @@ impl Site {
         for (nexus, (cdb, data)) in commands {
             self.send_request(now, id, nexus, (cdb, data), Tries::default());
         }
-        if left == 0 {
+        if left == 0 || planted(Mutant::PassWithoutAnswer) {
             self.round_over(now, id);
         }
     }
@@ -337,8 +337,11 @@ impl Site {
                 }
                 verdict
             }
-            Request::ReservePersistent { .. } if done => {
+            Request::ReservePersistent { .. } | Request::Preempt { .. } if done => {
                 unit.set_carrier(Some(nexus));
+                if matches!(*round.request, Request::Preempt { abort: true, .. }) {
+                    unit.expect_aborts(now.mono, nexus);
+                }
                 verdict
             }
             // Data may have to go through those, and nobody may ask in their name.
@@ -389,6 +392,7 @@ impl Site {
         let Some(parked) = self.passing.parked.get_mut(&op) else { return };
         let nexus = parked.nexus;
         let stale = self.passing.answered.get(&id).copied().unwrap_or(0) != round;
+        let stale = stale && !planted(Mutant::StaleAdmission);
         // SAM-5 5.14: news come before a conflict. The host asks again and hears them first.
         let news = matches!(result, Ok(answer) if answer.is_attention());
         let again = (news || stale) && parked.attentions < ATTENTIONS_MAX;
@@ -479,6 +483,13 @@ impl Site {
             if nexus.site == self.config.site {
                 self.target.apply_effect(id, &Effect::Attend(nexus, Attention::Reset));
             }
+            self.lost(now, id);
+        }
+    }
+
+    /// What was reserved by SCSI-2 is gone at this site's unit alone.
+    fn lost(&mut self, now: Now, id: VolumeId) {
+        if !planted(Mutant::LossUntold) {
             self.engine.handle_unit_lost(now, id);
         }
     }
@@ -492,7 +503,7 @@ impl Site {
                 "the unit of volume {id} was reset, and what was reserved there is gone: released at both sites"
             );
             self.notice(Severity::Warning, text);
-            self.engine.handle_unit_lost(now, id);
+            self.lost(now, id);
         }
     }
 
@@ -562,8 +573,7 @@ impl Site {
 
 /// Whether a nexus registered once and did not unregister, as far as the pair knows.
 fn registered(engine: &Engine, id: VolumeId, nexus: Nexus) -> bool {
-    let table = engine.reservations(id);
-    table.is_some_and(|table| table.parts().registrations.iter().any(|one| one.registrant.nexus == nexus))
+    engine.registrants(id).contains(&nexus)
 }
 
 /// What a unit's answer to a request means.

@@ -19,7 +19,7 @@ pub(crate) struct Assembly {
     parts: Vec<Vec<Bytes>>,
     missing: usize,
     bad: Option<Lba>,
-    /// A store could not be reached: no block is bad for that.
+    /// A store could not be asked: no block is bad for that.
     away: bool,
 }
 

@@ -3,7 +3,7 @@
 
 mod back_to_back;
 
-use back_to_back::{MS, Pair, SECOND, nexus, write};
+use back_to_back::{Lane, MS, Pair, SECOND, nexus, write};
 use biplex_engine::reserve::{Claim, ExtentKind, Extents, PersistentKind, Request, Verdict};
 use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
@@ -400,4 +400,45 @@ fn units_reserved_by_registrants_keep_out_at_both_sites_and_end_alike() {
 #[test]
 fn extents_of_units_keep_out_at_both_sites_and_end_alike() {
     sweep(Way::Extents);
+}
+
+/// PREEMPT AND ABORT (SPC-4 5.13.11.5): what the victim had under way is in place when it is answered, or never comes. Here
+/// its unit's leave to come in lies on the way for as long.
+#[test]
+fn a_preempted_write_that_its_unit_had_let_in_before_never_comes() {
+    for (victim, by) in [(SiteId::A, SiteId::A), (SiteId::B, SiteId::A), (SiteId::A, SiteId::B)] {
+        let mut pair = Pair::paired(Rules { disk: true, ..Rules::of(Mode::Sync) });
+        let (victim, by) = (nexus(victim, 1), nexus(by, 2));
+        let control = |request| Command::Control { request };
+        let done = |pair: &mut Pair, host: Nexus, command: Command| {
+            let task = pair.submit(host, command);
+            pair.pass(SECOND / 10);
+            pair.places[host.site.index()].answers.remove(&task)
+        };
+        let well = Some(Completion::Verdict(Verdict::Done));
+        for host in [victim, by] {
+            assert_eq!(done(&mut pair, host, control(register(host.host.0))), well, "{host}");
+        }
+        assert_eq!(done(&mut pair, victim, control(Request::ReservePersistent { key: 1, kind: KIND })), well);
+        let before: Vec<Lane> = pair.lanes();
+        let write = pair.submit(victim, write(5, 0xee));
+        let question = pair.lanes().into_iter().find(|lane| !before.contains(lane)).expect("it is asked");
+        // The unit says GOOD; that stays on the way.
+        pair.deliver(question);
+        let Lane::Unit(index, number) = question else { panic!("{question:?}") };
+        let held = Lane::Site(index, number);
+        let preempt = Request::Preempt { key: 2, victim: 1, kind: KIND, abort: true };
+        let task = pair.submit(by, control(preempt));
+        for _ in 0..5_000 {
+            match pair.lanes().into_iter().find(|lane| *lane != held) {
+                Some(lane) => pair.deliver(lane),
+                None => pair.tick(MS / 10),
+            }
+        }
+        let told = pair.places[by.site.index()].answers.remove(&task);
+        assert_eq!(told, well, "{by} takes over from {victim}");
+        pair.pass(SECOND);
+        let ended = pair.places[victim.site.index()].answers.remove(&write);
+        assert!(matches!(ended, Some(Completion::Failed(_))), "{victim}, {by}: {ended:?}");
+    }
 }

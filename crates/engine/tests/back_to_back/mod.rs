@@ -91,6 +91,11 @@ impl Pair {
 
     /// The site is started again with nothing but the checkpoint in its journal; the line is down.
     pub fn restart(&mut self, site: SiteId, rules: impl Into<Rules>) {
+        self.restart_with(site, rules, &[]);
+    }
+
+    /// The same, with these entries in its journal.
+    pub fn restart_with(&mut self, site: SiteId, rules: impl Into<Rules>, entries: &[Entry]) {
         let i = site.index();
         self.engines[1 - i].handle_link_closed(self.now);
         self.wire = [vec![], vec![]];
@@ -98,6 +103,9 @@ impl Pair {
         let checkpoint = self.engines[i].checkpoint(self.now);
         let recovered = Recovered { journal: 100 + site as u64, checkpoint, reservations: vec![] };
         self.engines[i] = Engine::new(config(site, rules.into()), &recovered, self.now);
+        for (index, entry) in (1..).zip(entries) {
+            self.engines[i].recover_entry(entry, JournalPos(index * 8192));
+        }
         self.engines[i].recovered(self.now);
         self.drain(site);
         self.make_durable(site);

@@ -12,7 +12,7 @@ use super::answer::{Answer, Verdict};
 use super::probe::{Facts, Limits, Zeroing};
 use super::{COMMAND_MAX, Port, SYNC_MAX, Stage, Task, Unit, UnitAction, Use};
 use crate::api::Severity;
-use biplex_engine::BLOCK_BYTES;
+use biplex_engine::{BLOCK_BYTES, Nexus};
 use biplex_front::iscsi::initiator::{Payload, lun, read16, synchronize_cache16, write16};
 use biplex_store::{DiskError, DiskOp, DiskResult, DiskTicket};
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,8 @@ pub const COMMANDS_MAX: usize = 32;
 const RETRIES_MAX: u32 = 12;
 /// How often a part is tried after UNIT ATTENTION.
 const ATTENTIONS_MAX: u32 = 8;
+/// What PREEMPT AND ABORT may have aborted is waited for so long, nanoseconds.
+const ABORT_PATIENCE: u64 = 1_000_000_000;
 /// How often a read survives the loss of its session.
 const LOSSES_MAX: u32 = 3;
 /// First and longest pause before a part is tried again, nanoseconds.
@@ -167,6 +169,16 @@ impl Unit {
     pub fn order(&mut self, ticket: DiskTicket, op: DiskOp) {
         self.orders.arrived.push_back((ticket, op));
         self.stirred = true;
+    }
+
+    /// The unit was told to abort what others have under way, which it does without a word (SAM-5 5.3.1): what a host's
+    /// session but this one carries is not waited for in vain.
+    pub fn expect_aborts(&mut self, now: u64, but: Nexus) {
+        for (_, session) in self.sessions.iter_mut().filter(|(port, _)| **port != Port::Host(but)) {
+            for task in session.tasks.values_mut().filter(|task| matches!(task.use_, Use::Data(_))) {
+                task.until = task.until.min(now + ABORT_PATIENCE);
+            }
+        }
     }
 
     pub(super) fn advance_orders(&mut self, now: u64) {
