@@ -367,7 +367,9 @@ impl Engine {
         }
         // A unit that cannot reserve such has nothing to release: both are free of it.
         let idle = matches!((&*request, verdict), (Request::Release { .. }, Verdict::BadCdb(_)));
-        if idle || (!differ && !(doubt && undo.is_some())) {
+        // What a nexus had by SCSI-2 went with the session that gave no answer.
+        let perhaps = doubt && !matches!(*request, Request::Release { .. });
+        if idle || !(differ || perhaps) {
             return;
         }
         let held_before = self.order.passes.holders.contains(&(id, nexus));
@@ -392,7 +394,8 @@ impl Engine {
              The host was told: {verdict}. {what}",
             request.name()
         );
-        self.notice(if differ { Severity::Alarm } else { Severity::Warning }, text);
+        let told = if differ || undo.is_none() { Severity::Alarm } else { Severity::Warning };
+        self.notice(told, text);
         if let Some(undo) = undo
             && !held_before
         {
