@@ -21,6 +21,7 @@ pub(crate) mod answer;
 pub(crate) mod book;
 mod name;
 mod orders;
+mod passes;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -33,27 +34,23 @@ pub use probe::{Facts, Parts, Zeroing, judge_capacity};
 use crate::api::{ChapConfig, Severity};
 use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
-use biplex_front::iscsi::initiator::{Initiator, InitiatorConfig, InitiatorEvent, Payload, lun};
+use biplex_front::iscsi::initiator::{Initiator, InitiatorConfig, InitiatorEvent, lun};
 use biplex_store::{DiskResult, DiskTicket};
 use book::Book;
 use bytes::Bytes;
 use orders::{Orders, Part};
+use passes::Pass;
 use probe::{Next, Probe};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Sessions of hosts' nexuses with one unit at a time: all that can be registered, and as many more.
 pub const NEXUSES_MAX: usize = 512;
-/// A session that was not used for so long ends, if nothing may be kept for its nexus; nanoseconds.
-const IDLE_MAX: u64 = 60_000_000_000;
 /// Time for a connection to stand and for its login and questions, nanoseconds.
 const LOGIN_MAX: u64 = 10_000_000_000;
 /// A command that is not answered for so long ends its session, nanoseconds.
 const COMMAND_MAX: u64 = 15_000_000_000;
 /// The same for SYNCHRONIZE CACHE, which waits for the medium.
 const SYNC_MAX: u64 = 60_000_000_000;
-/// A pass waits so long for its session, counted from when that, or the unit, went away: an outage costs this once, not
-/// once for each pass.
-const PASS_PATIENCE: u64 = 10_000_000_000;
 /// First and longest pause between attempts to connect, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;
 const PAUSE_MAX: u64 = 2_000_000_000;
@@ -156,16 +153,6 @@ pub enum UnitAction {
         /// In words.
         text: String,
     },
-}
-
-struct Pass {
-    ticket: PassTicket,
-    cdb: [u8; 16],
-    payload: Payload,
-    /// Not sent before.
-    from: u64,
-    /// When it gives up waiting for its session.
-    until: Option<u64>,
 }
 
 enum Use {
@@ -417,44 +404,6 @@ impl Unit {
         }
     }
 
-    /// Sends a host's command through its own session, which is opened on demand, exactly as it is and at most once.
-    pub fn pass(&mut self, nexus: Nexus, cdb: [u8; 16], data_out: Bytes, data_in_len: u32) -> PassTicket {
-        self.pass_from(0, nexus, cdb, data_out, data_in_len)
-    }
-
-    /// The same, but not before the moment `from`.
-    pub fn pass_from(
-        &mut self,
-        from: u64,
-        nexus: Nexus,
-        cdb: [u8; 16],
-        data_out: Bytes,
-        data_in_len: u32,
-    ) -> PassTicket {
-        let ticket = PassTicket(self.next_pass);
-        self.next_pass += 1;
-        let payload = match (data_out.is_empty(), data_in_len) {
-            (false, _) => Payload::Out(data_out),
-            (true, 0) => Payload::None,
-            (true, room) => Payload::In(room),
-        };
-        self.stirred = true;
-        let room = self.session_for(nexus);
-        match self.sessions.get_mut(&Port::Host(nexus)) {
-            Some(session) => session.passes.push_back(Pass { ticket, cdb, payload, from, until: None }),
-            None => self.passed(ticket, Err(self.said("there are too many sessions with it"))),
-        }
-        if !room {
-            let what = format!(
-                "has {NEXUSES_MAX} sessions, one for each nexus of a host that is here or registered: those of further \
-                 hosts are NOT READY. Log out what is not needed, and have a registered host PREEMPT, or CLEAR, keys of \
-                 hosts that are gone (`biplex locks` lists them)"
-            );
-            self.notice(Severity::Alarm, &what);
-        }
-        ticket
-    }
-
     /// The host's nexus is gone: its session is ended, and with it what the unit keeps for as long as a nexus lives.
     pub fn close_nexus(&mut self, now: u64, nexus: Nexus) {
         let port = Port::Host(nexus);
@@ -478,6 +427,17 @@ impl Unit {
             && let Some(initiator) = session.initiator()
         {
             initiator.logout();
+            // What it wrote was answered. Whether the unit keeps it until the next sync another session will know.
+            let wrote = std::mem::take(&mut session.wrote);
+            let others = self.sessions.iter_mut().filter(|(of, other)| **of != port && other.is_ready());
+            let witness = others.map(|(_, other)| &mut other.wrote).next();
+            match (wrote, witness) {
+                (true, Some(witness)) => *witness = true,
+                (true, None) => {
+                    self.orders.doubt("the only session with it ended behind the writes".to_owned())
+                }
+                (false, _) => {}
+            }
         }
         self.flush();
         self.lose(now, port, "its host is gone");
@@ -486,34 +446,6 @@ impl Unit {
                 self.passed(pass.ticket, Err(self.said("the host is gone")));
             }
         }
-    }
-
-    /// Ends sessions that were long not used and whose nexuses nobody `needs`.
-    pub fn prune(&mut self, now: u64, needs: impl Fn(Nexus) -> bool) {
-        let idle = |(port, session): (&Port, &Session)| match port {
-            Port::Host(nexus) => {
-                let busy = !session.passes.is_empty() || !session.tasks.is_empty() || !session.is_ready();
-                let kept = busy || self.book.has(*nexus) || name::is_stand_in(*nexus) || needs(*nexus);
-                (!kept && session.used.saturating_add(IDLE_MAX) <= now).then_some(*nexus)
-            }
-            Port::Site => None,
-        };
-        let all: Vec<Nexus> = self.sessions.iter().filter_map(idle).collect();
-        all.into_iter().for_each(|nexus| self.close_nexus(now, nexus));
-    }
-
-    /// A nexus was told that the unit was reset. Whether that is news: all that have sessions now will be told of the
-    /// same reset.
-    pub(crate) fn was_reset(&mut self, port: Port) -> bool {
-        if let Some(session) = self.sessions.get_mut(&port)
-            && std::mem::take(&mut session.hears_of_reset)
-        {
-            return false;
-        }
-        for (other, session) in &mut self.sessions {
-            session.hears_of_reset = *other != port && session.is_ready();
-        }
-        true
     }
 
     /// A connection stands.
@@ -605,37 +537,6 @@ impl Unit {
         self.send_passes(now, port);
     }
 
-    fn send_passes(&mut self, now: u64, port: Port) {
-        let away = self.away_since.unwrap_or(u64::MAX);
-        let Some(session) = self.sessions.get_mut(&port) else { return };
-        let (mut given_up, trouble) = (Vec::new(), session.trouble.clone());
-        if let Stage::Ready { initiator, .. } = &mut session.stage {
-            for pass in std::mem::take(&mut session.passes) {
-                if pass.from > now {
-                    session.passes.push_back(pass);
-                    continue;
-                }
-                initiator.submit(self.next_tag, lun(self.address.lun), pass.cdb, pass.payload);
-                let task = Task { use_: Use::Pass(pass.ticket), until: now + COMMAND_MAX };
-                session.tasks.insert(self.next_tag, task);
-                self.next_tag += 1;
-                session.used = now;
-            }
-        } else if !session.passes.is_empty() {
-            let since = (*session.away_since.get_or_insert(now)).min(away);
-            for pass in &mut session.passes {
-                pass.until.get_or_insert(since.saturating_add(PASS_PATIENCE));
-            }
-            let late = |pass: &Pass| pass.until.is_some_and(|until| until <= now);
-            given_up.extend(session.passes.iter().filter(|pass| late(pass)).map(|pass| pass.ticket));
-            session.passes.retain(|pass| !late(pass));
-        }
-        for ticket in given_up {
-            let why = trouble.as_deref().unwrap_or("no session could be made in time");
-            self.passed(ticket, Err(self.said(why)));
-        }
-    }
-
     fn handle_event(&mut self, now: u64, port: Port, event: InitiatorEvent) {
         match event {
             InitiatorEvent::LoggedIn => self.ask(now, port),
@@ -672,6 +573,11 @@ impl Unit {
         let Some(Task { use_, .. }) = session.tasks.remove(&tag) else { return };
         match use_ {
             Use::Probe => {
+                // SPC-4: what a nexus lost with its registration it hears even in a new session.
+                if let (Port::Host(nexus), (0x6, 0x2a, 0x03..=0x05)) = (port, sense_codes(&answer.sense)) {
+                    self.out.push_back(UnitAction::Attention { nexus, sense: answer.sense.clone() });
+                }
+                let Some(session) = self.sessions.get_mut(&port) else { return };
                 let Stage::Asking { probe, .. } = &mut session.stage else { return };
                 match probe.answered(&answer) {
                     Next::Ask => self.ask(now, port),
@@ -751,10 +657,6 @@ impl Unit {
         {
             self.out.push_back(UnitAction::NexusLost { nexus });
         }
-    }
-
-    fn passed(&mut self, ticket: PassTicket, result: Result<Answer, String>) {
-        self.out.push_back(UnitAction::Passed { ticket, result });
     }
 
     fn port_of(&self, conn: UnitConn) -> Option<Port> {

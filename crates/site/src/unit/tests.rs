@@ -663,6 +663,35 @@ fn a_pass_is_not_sent_before_its_time() {
 }
 
 #[test]
+fn a_host_that_logs_out_leaves_no_doubt_but_a_witness() {
+    let mut world = World::ready();
+    world.unit.set_carrier(Some(nexus(1)));
+    world.run();
+    assert_eq!(world.now(write(0, vec![bytes(1, 1)])), Ok(Bytes::new()));
+    world.unit.close_nexus(world.now, nexus(1));
+    world.run();
+    assert_eq!(world.now(sync()), Ok(Bytes::new()), "it was an end in order");
+    world.unit.set_carrier(Some(nexus(2)));
+    world.run();
+    assert_eq!(world.now(write(0, vec![bytes(2, 1)])), Ok(Bytes::new()));
+    world.unit.close_nexus(world.now, nexus(2));
+    world.run();
+    // The unit goes away before the next sync: only the site's own session can tell.
+    world.cut();
+    world.wait(3 * SECOND);
+    assert!(world.now(sync()).expect_err("in doubt").message.contains("lost behind the writes"));
+}
+
+#[test]
+fn what_a_nexus_lost_while_it_had_no_session_it_hears_at_the_login() {
+    let mut world = World::ready();
+    world.array.at_login = [(2, (6, 0x2a, 5)), (2, (6, 0x29, 1))].into();
+    assert!(world.unit.session_for(nexus(1)));
+    world.run();
+    assert_eq!(world.attentions, [nexus(1)], "a power on is nothing new to a new session");
+}
+
+#[test]
 fn sessions_that_nobody_needs_end_after_a_while() {
     let mut world = World::ready();
     for host in 1..=3 {

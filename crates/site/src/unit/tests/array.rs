@@ -34,6 +34,8 @@ pub struct Array {
     pub silent: bool,
     /// What the next commands behind the login's questions are answered with.
     pub script: VecDeque<Said>,
+    /// The same for what is asked at a login.
+    pub at_login: VecDeque<Said>,
     /// What reads are answered with.
     pub always: Option<Said>,
     /// Initiator that has reserved the unit.
@@ -73,6 +75,7 @@ impl Array {
             synced: 0,
             silent: false,
             script: VecDeque::new(),
+            at_login: VecDeque::new(),
             always: None,
             holder: None,
             conflicts: 0,
@@ -200,6 +203,9 @@ impl Array {
             // After some news, so that whoever is told is told before.
             self.asked += 1;
             return if self.asked.is_multiple_of(7) { (0x18, Vec::new()) } else { told((2, (6, 0x2a, 1))) };
+        }
+        if probing && let Some(said) = self.at_login.pop_front() {
+            return told(said);
         }
         if !probing && let Some(said) = self.script.pop_front() {
             return told(said);

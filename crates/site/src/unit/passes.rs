@@ -1,0 +1,130 @@
+//! Answers for hosts' commands on their way through sessions of their own, and for how long those sessions live.
+//!
+//! A pass is in one place: with its session until that stands, then with the unit, and is answered once.
+
+use super::answer::Answer;
+use super::{COMMAND_MAX, NEXUSES_MAX, PassTicket, Port, Session, Stage, Task, Unit, UnitAction, Use, name};
+use crate::api::Severity;
+use biplex_engine::Nexus;
+use biplex_front::iscsi::initiator::{Payload, lun};
+use bytes::Bytes;
+
+/// A session that was not used for so long ends, if nothing may be kept for its nexus; nanoseconds.
+const IDLE_MAX: u64 = 60_000_000_000;
+/// A pass waits so long for its session, counted from when that, or the unit, went away: an outage costs this once, not
+/// once for each pass.
+const PASS_PATIENCE: u64 = 10_000_000_000;
+
+/// A host's command that waits to be sent.
+pub(super) struct Pass {
+    pub ticket: PassTicket,
+    pub cdb: [u8; 16],
+    pub payload: Payload,
+    /// Not sent before.
+    pub from: u64,
+    /// When it gives up waiting for its session.
+    pub until: Option<u64>,
+}
+
+impl Unit {
+    /// Sends a host's command through its own session, which is opened on demand, exactly as it is and at most once.
+    pub fn pass(&mut self, nexus: Nexus, cdb: [u8; 16], data_out: Bytes, data_in_len: u32) -> PassTicket {
+        self.pass_from(0, nexus, cdb, data_out, data_in_len)
+    }
+
+    /// The same, but not before the moment `from`.
+    pub fn pass_from(
+        &mut self,
+        from: u64,
+        nexus: Nexus,
+        cdb: [u8; 16],
+        data_out: Bytes,
+        data_in_len: u32,
+    ) -> PassTicket {
+        let ticket = PassTicket(self.next_pass);
+        self.next_pass += 1;
+        let payload = match (data_out.is_empty(), data_in_len) {
+            (false, _) => Payload::Out(data_out),
+            (true, 0) => Payload::None,
+            (true, room) => Payload::In(room),
+        };
+        self.stirred = true;
+        let room = self.session_for(nexus);
+        match self.sessions.get_mut(&Port::Host(nexus)) {
+            Some(session) => session.passes.push_back(Pass { ticket, cdb, payload, from, until: None }),
+            None => self.passed(ticket, Err(self.said("there are too many sessions with it"))),
+        }
+        if !room {
+            let what = format!(
+                "has {NEXUSES_MAX} sessions, one for each nexus of a host that is here or registered: those of further \
+                 hosts are NOT READY. Log out what is not needed, and have a registered host PREEMPT, or CLEAR, keys of \
+                 hosts that are gone (`biplex locks` lists them)"
+            );
+            self.notice(Severity::Alarm, &what);
+        }
+        ticket
+    }
+
+    /// Ends sessions that were long not used and whose nexuses nobody `needs`.
+    pub fn prune(&mut self, now: u64, needs: impl Fn(Nexus) -> bool) {
+        let idle = |(port, session): (&Port, &Session)| match port {
+            Port::Host(nexus) => {
+                let busy = !session.passes.is_empty() || !session.tasks.is_empty() || !session.is_ready();
+                let kept = busy || self.book.has(*nexus) || name::is_stand_in(*nexus) || needs(*nexus);
+                (!kept && session.used.saturating_add(IDLE_MAX) <= now).then_some(*nexus)
+            }
+            Port::Site => None,
+        };
+        let all: Vec<Nexus> = self.sessions.iter().filter_map(idle).collect();
+        all.into_iter().for_each(|nexus| self.close_nexus(now, nexus));
+    }
+
+    /// A nexus was told that the unit was reset. Whether that is news: all that have sessions now will be told of the
+    /// same reset.
+    pub(crate) fn was_reset(&mut self, port: Port) -> bool {
+        if let Some(session) = self.sessions.get_mut(&port)
+            && std::mem::take(&mut session.hears_of_reset)
+        {
+            return false;
+        }
+        for (other, session) in &mut self.sessions {
+            session.hears_of_reset = *other != port && session.is_ready();
+        }
+        true
+    }
+
+    pub(super) fn send_passes(&mut self, now: u64, port: Port) {
+        let away = self.away_since.unwrap_or(u64::MAX);
+        let Some(session) = self.sessions.get_mut(&port) else { return };
+        let (mut given_up, trouble) = (Vec::new(), session.trouble.clone());
+        if let Stage::Ready { initiator, .. } = &mut session.stage {
+            for pass in std::mem::take(&mut session.passes) {
+                if pass.from > now {
+                    session.passes.push_back(pass);
+                    continue;
+                }
+                initiator.submit(self.next_tag, lun(self.address.lun), pass.cdb, pass.payload);
+                let task = Task { use_: Use::Pass(pass.ticket), until: now + COMMAND_MAX };
+                session.tasks.insert(self.next_tag, task);
+                self.next_tag += 1;
+                session.used = now;
+            }
+        } else if !session.passes.is_empty() {
+            let since = (*session.away_since.get_or_insert(now)).min(away);
+            for pass in &mut session.passes {
+                pass.until.get_or_insert(since.saturating_add(PASS_PATIENCE));
+            }
+            let late = |pass: &Pass| pass.until.is_some_and(|until| until <= now);
+            given_up.extend(session.passes.iter().filter(|pass| late(pass)).map(|pass| pass.ticket));
+            session.passes.retain(|pass| !late(pass));
+        }
+        for ticket in given_up {
+            let why = trouble.as_deref().unwrap_or("no session could be made in time");
+            self.passed(ticket, Err(self.said(why)));
+        }
+    }
+
+    pub(super) fn passed(&mut self, ticket: PassTicket, result: Result<Answer, String>) {
+        self.out.push_back(UnitAction::Passed { ticket, result });
+    }
+}
