@@ -270,8 +270,6 @@ fn judge_persistent(pair: &Pair) {
     // Preempted, told, and out.
     two.persistent(PREEMPT, WERO, 0x22, 0x11, false).expect("preempt");
     assert_eq!(two.reservation(), Some((0x22, WERO)));
-    listed(0x11, false);
-    listed(0x22, true);
     wait_until("the preempted host is out", || match write_once(&mut one, 8, 1) {
         Err(CONFLICT) => Ok(()),
         Err(HostError::Status { status: 2, sense: (6, ..) }) => Err("it is told first".to_owned()),
@@ -289,6 +287,8 @@ fn judge_persistent(pair: &Pair) {
     wait_destaged(pair);
     assert_eq!(read_once(&mut two, 16), Ok(7), "read back from the store");
     two.persistent(CLEAR, 0, 0x22, 0, false).expect("clear");
+    listed(0x11, false);
+    listed(0x22, false);
     wait_until("nobody is kept out", || {
         hear(&mut stranger);
         write_once(&mut stranger, 8, 5).map_err(|error| format!("{error:?}"))

@@ -24,7 +24,7 @@ use crate::held::{Fate, HeldBody, charge_of};
 use crate::hosts::Wish;
 use crate::message::Message;
 use crate::mutant::{Mutant, planted};
-use crate::reserve::{Attention, Effect, Registration, Request, Reservations, Reset, Verdict};
+use crate::reserve::{Attention, Effect, Request, Reservations, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -92,10 +92,6 @@ impl Kept {
             let (key, aptpl, all_ports, name, also) = (None, true, false, name.clone(), Vec::new());
             (who, Request::Register { key, new_key, aptpl, all_ports, name, also })
         };
-        let leaving = |leaves: &dyn Fn(&Registration) -> bool| {
-            let all = table.parts().registrations.iter().filter(|one| leaves(one));
-            all.map(|one| registers(one.registrant.nexus, &one.registrant.name, 0)).collect()
-        };
         match request {
             Request::SetModes(_) | Request::Reset(_) | Request::SiteStarted { .. } => {
                 vec![(nexus, request.clone())]
@@ -109,12 +105,13 @@ impl Kept {
                 let leaves = unregister.then(|| registers(nexus, &to.name, 0));
                 std::iter::once(registers(to.nexus, &to.name, *new_key)).chain(leaves).collect()
             }
-            Request::Clear { .. } => leaving(&|_| true),
-            Request::Preempt { victim: 0, .. } => leaving(&|one| one.registrant.nexus != nexus),
-            Request::Preempt { victim, .. } => {
-                leaving(&|one| one.key == *victim && one.registrant.nexus != nexus)
+            Request::Clear { .. } => {
+                let all = table.parts().registrations.iter().map(|one| &one.registrant);
+                all.map(|one| registers(one.nexus, &one.name, 0)).collect()
             }
-            Request::Reserve { .. }
+            // Whose key it was only the unit knows for sure, and data may have to go through a nexus that is still there.
+            Request::Preempt { .. }
+            | Request::Reserve { .. }
             | Request::Release { .. }
             | Request::ReservePersistent { .. }
             | Request::ReleasePersistent { .. }

@@ -73,6 +73,9 @@ fn what_was_found_once_stays_mended() {
         (17, Weather::Polite, Slant::Units),
         // The units differed over a request whose site was started anew before it heard of that: nobody compared.
         (215, Weather::Polite, Slant::Units),
+        // Who was preempted, by the keys that the pair knew of, had no session any more though its unit had it still.
+        (5027, Weather::Polite, Slant::Units),
+        (5034, Weather::Polite, Slant::Units),
         // A reserve was refused by a unit whose release had been executed before the refusal was told.
         (5, Weather::Polite, Slant::HandOver),
     ];

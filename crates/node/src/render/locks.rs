@@ -36,7 +36,7 @@ pub fn locks(locks: &Locks) -> String {
         if volume.on_disk {
             let why = "its reservations are kept by the units that are its stores (reservations = \"disk\"): they say who \
                        holds it, to PERSISTENT RESERVE IN through any host of the pair. What is listed here was \
-                       registered through the pair";
+                       registered through the pair, and may have been preempted since";
             writeln!(text, "\n{name}: {why}").expect(TAKES_ALL);
         }
         if volume.waiting {

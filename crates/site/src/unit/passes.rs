@@ -57,8 +57,8 @@ impl Unit {
         if !room {
             let what = format!(
                 "has {NEXUSES_MAX} sessions, one for each nexus of a host that is here or registered: those of further \
-                 hosts are NOT READY. Log out what is not needed, and have a registered host PREEMPT, or CLEAR, keys of \
-                 hosts that are gone (`biplex locks` lists them)"
+                 hosts are NOT READY. Log out what is not needed, and if hosts that are gone are still registered (`biplex \
+                 locks` lists them) have a registered host CLEAR, and those that stay register anew"
             );
             self.notice(Severity::Alarm, &what);
         }

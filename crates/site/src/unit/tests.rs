@@ -613,7 +613,7 @@ fn sessions_of_hosts_are_bounded_and_end_with_their_host() {
     world.run();
     assert!(world.passed[&refused].as_ref().expect_err("full").contains("too many sessions"));
     let alarm = |(severity, text): &(Severity, String)| {
-        *severity == Severity::Alarm && text.contains("`biplex locks` lists them")
+        *severity == Severity::Alarm && text.contains("locks` lists them")
     };
     assert!(world.notices.iter().any(alarm), "{:?}", world.notices);
     assert_eq!(world.conns.len(), NEXUSES_MAX + 1);
