@@ -759,15 +759,6 @@ impl Engine {
             HeldBody::Unmap => Body::Unmap,
             HeldBody::Control(request) => Body::Control(request.clone()),
         };
-        Some(Entry {
-            stamp,
-            seq: held.seq,
-            volume: held.volume,
-            extent: held.extent,
-            host: held.host,
-            isid: held.isid,
-            body,
-            body_crc: held.body_crc,
-        })
+        Some(held.entry(stamp, body))
     }
 }

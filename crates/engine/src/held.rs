@@ -1,6 +1,6 @@
 //! An entry while it is held: where its bytes are, what its place in the order made of it, what it costs the journal.
 
-use crate::entry::Body;
+use crate::entry::{Body, Entry};
 use crate::reserve::Request;
 use crate::units::*;
 use bytes::Bytes;
@@ -108,6 +108,20 @@ impl Held {
     /// Worst-case bytes that the entry occupies in a journal.
     pub(crate) fn charge(&self) -> u64 {
         charge(self.body_bytes() as u64) + if self.recorded { charge(0) } else { 0 }
+    }
+
+    /// The entry with this stamp, with `body` for its own; its checksum is that of the own.
+    pub(crate) fn entry(&self, stamp: Stamp, body: Body) -> Entry {
+        Entry {
+            stamp,
+            seq: self.seq,
+            volume: self.volume,
+            extent: self.extent,
+            host: self.host,
+            isid: self.isid,
+            body,
+            body_crc: self.body_crc,
+        }
     }
 
     /// Who asked. The entry's site is its stamp's.

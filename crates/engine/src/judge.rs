@@ -259,16 +259,7 @@ impl Engine {
     /// Writes into the journal what became of an entry.
     pub(crate) fn record_verdict(&mut self, stamp: Stamp, verdict: Verdict) {
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
-        let record = Entry {
-            stamp,
-            seq: held.seq,
-            volume: held.volume,
-            extent: held.extent,
-            host: held.host,
-            isid: held.isid,
-            body: Body::Verdict(verdict),
-            body_crc: 0,
-        };
+        let record = Entry { body_crc: 0, ..held.entry(stamp, Body::Verdict(verdict)) };
         let append = self.append_next;
         self.append_next = AppendSeq(append.0 + 1);
         self.order.recording.push_back((append, stamp));

@@ -73,9 +73,8 @@ pub struct Ack {
     /// there, and what the sender's hosts were let in for before was sent before this message.
     pub durable: Stamp,
     /// Every entry of the receiver's stream up to this stamp is off the line, whatever it still waits for: durable in
-    /// the sender's journal, or turned away. Never before `durable`. It frees the window, since both
-    /// sites' `durable` may wait for what the window holds back; and where `resumed` is set nothing is turned away, so all
-    /// of it is durable.
+    /// the sender's journal, or turned away. Never before `durable`. It frees the window, since both sites' `durable` may
+    /// wait for what the window holds back; and where `resumed` is set nothing is turned away, so all of it is durable.
     pub taken: Stamp,
     /// Nothing that the sender sends from now on is stamped at or before this, and all that it ever stamped up to
     /// it is durable in its own journal and was sent before this message.
