@@ -125,7 +125,7 @@ impl Hosts {
         for (token, host) in &mut self.hosts {
             let mut left = TURN_BYTES_MAX;
             while host.readable && left > 0 && host.outbox.queued() < BACKLOG_BYTES_MAX {
-                match host.inbox.read(&mut host.stream) {
+                match host.inbox.receive(&host.stream) {
                     Ok(bytes) if bytes.is_empty() => {
                         gone.push(*token);
                         break;

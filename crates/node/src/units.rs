@@ -185,7 +185,7 @@ impl Wire {
         }
         let mut left = TURN_BYTES_MAX;
         while self.readable && left > 0 {
-            match self.inbox.read(&mut self.stream) {
+            match self.inbox.receive(&self.stream) {
                 Ok(bytes) if bytes.is_empty() => return Err("the target closed the connection".to_owned()),
                 Ok(bytes) => {
                     left = left.saturating_sub(bytes.len());

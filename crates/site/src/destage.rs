@@ -18,9 +18,23 @@ use std::collections::{BTreeSet, VecDeque};
 const ORDERS_MAX: usize = 16;
 /// Neighbouring pieces are joined into writes of up to this many bytes.
 const WRITE_BYTES_MAX: u64 = 1 << 20;
-/// So many bytes are written before they are synced. A sync of all of a cut at once would fill the disk's queue for
-/// tens of milliseconds, and every host's write waits for the journal behind it.
+/// So much is written before it is synced. A sync of all of a cut at once would fill the disk's queue for tens of
+/// milliseconds, and every host's write waits for the journal behind it. Scattered blocks fill it by their number.
 const BITE_BYTES_MAX: u64 = 2 << 20;
+const BITE_WRITES_MAX: usize = 128;
+
+/// What of a destage is synced at a time.
+#[derive(Default)]
+struct Bite {
+    bytes: u64,
+    writes: usize,
+}
+
+impl Bite {
+    fn is_full(&self) -> bool {
+        self.bytes >= BITE_BYTES_MAX || self.writes >= BITE_WRITES_MAX
+    }
+}
 
 /// A destage under way.
 pub(crate) struct Destager {
@@ -30,7 +44,7 @@ pub(crate) struct Destager {
     readers: BTreeSet<DiskTicket>,
     under_way: usize,
     /// What was written since the last sync, and where.
-    bite: u64,
+    bite: Bite,
     touched: BTreeSet<VolumeId>,
     syncing: bool,
     error: Option<String>,
@@ -43,7 +57,7 @@ impl Site {
             pieces: pieces.into(),
             readers: self.store_reads.clone(),
             under_way: 0,
-            bite: 0,
+            bite: Bite::default(),
             touched: BTreeSet::new(),
             syncing: false,
             error: None,
@@ -66,7 +80,7 @@ impl Site {
             if destager.error.is_some() {
                 destager.pieces.clear();
             }
-            if destager.bite >= BITE_BYTES_MAX {
+            if destager.bite.is_full() {
                 break;
             }
             let Some(piece) = destager.pieces.pop_front() else { break };
@@ -91,7 +105,7 @@ impl Site {
         }
         if !destager.pieces.is_empty() && destager.error.is_none() {
             // A bite is on the medium: on to the next one.
-            (destager.bite, destager.syncing) = (0, false);
+            (destager.bite, destager.syncing) = (Bite::default(), false);
             destager.touched.clear();
             return self.pump_destage(now);
         }
@@ -161,7 +175,8 @@ impl Site {
     fn write_store(&mut self, volume: VolumeId, extent: Extent, data: Vec<Bytes>) {
         self.count_order();
         if let Some(destager) = &mut self.destager {
-            destager.bite += extent.bytes();
+            destager.bite.bytes += extent.bytes();
+            destager.bite.writes += 1;
         }
         let order = DiskOp::Write { device: Device::Volume(volume), offset: extent.start().bytes(), data };
         self.order_disk(order, Errand::DestageWrite { volume, bytes: extent.bytes() });

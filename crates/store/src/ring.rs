@@ -36,6 +36,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub const GROUP_BYTES_MAX: u64 = BODY_BYTES_MAX as u64 + (64 << 10);
 
 const PAGE: u64 = PAGE_BYTES as u64;
+/// Room that a group starts with at least.
+const ROOM_BYTES: u64 = 64 << 10;
 const _: () = assert!(GROUP_HEADER_BYTES + HEADER_BYTES + BODY_BYTES_MAX <= GROUP_BYTES_MAX as usize);
 
 /// A group, a checkpoint alone, or a state, to write: one durable write to the journal.
@@ -174,6 +176,8 @@ pub struct Journal {
     states: States,
     groups: u64,
     written: u64,
+    /// The last group held several records and many bytes: the next one likely will, too.
+    crowded: bool,
 }
 
 impl Journal {
@@ -200,6 +204,7 @@ impl Journal {
             states: States::resume(found.state, found.next_state),
             groups: 0,
             written: 0,
+            crowded: false,
         }
     }
 
@@ -446,13 +451,17 @@ impl Journal {
         let room = self.fill_end().is_some_and(|end| self.fill + bytes <= end);
         let (offset, opens) = if room { (self.fill, None) } else { self.take_segment() };
         let newest = self.live.back().expect("there is a newest segment now");
-        // Room for this record and the segment's header page, or for a good many small ones.
-        let room = usize::try_from(bytes + PAGE).unwrap_or(PAGE_BYTES).max(16 * PAGE_BYTES);
+        // Room for this record and the segment's header page, or for a good many small ones; for all that a group may
+        // get where the last one outgrew that, because growing copies. Room that stays empty costs addresses alone.
+        let room = match self.crowded {
+            true => GROUP_BYTES_MAX + PAGE,
+            false => (bytes + PAGE).max(ROOM_BYTES),
+        };
         let mut building = Building {
             segment_seq: newest.seq,
             offset,
             opens,
-            pages: PageBuf::with_capacity(room),
+            pages: PageBuf::with_capacity(usize::try_from(room).expect("a group fits into memory")),
             records: 0,
             upto: self.appended,
         };
@@ -474,6 +483,7 @@ impl Journal {
     fn seal(&mut self, mut building: Building) -> Group {
         let group_seq = self.next_group;
         self.next_group += 1;
+        self.crowded = building.records > 1 && building.bytes() > ROOM_BYTES;
         let checkpoint = self.checkpoint_naming(self.oldest_needed(building.segment_seq));
         let (start, end, lead) = (building.start(), building.end(), building.lead());
         building.pages.pad_to_page();

@@ -1,5 +1,5 @@
 //! Answers for the journal's appends without a thread: the core gives each to an io_uring and finds its outcome there
-//! when the ring's descriptor wakes it. The one module of this crate with unsafe code. Never waits but in `drop`,
+//! when the ring's descriptor wakes it. The one module of unsafe code (a line in `wire.rs` apart). Never waits but in `drop`,
 //! never has two appends under way, and never touches or frees pages that the kernel may still be reading.
 //!
 //! ```text

@@ -208,7 +208,7 @@ impl Session {
         let mut left = TURN_BYTES_MAX;
         while self.readable && left > 0 {
             let count = match &mut self.tls {
-                None => match self.inbox.read(&mut self.stream) {
+                None => match self.inbox.receive(&self.stream) {
                     Ok(bytes) => {
                         let count = bytes.len();
                         plain.push(bytes);
@@ -314,7 +314,7 @@ fn open(
             tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         let mut left = state.plaintext_bytes_to_read();
         while left > 0 {
-            let bytes = inbox.read(&mut tls.reader())?;
+            let bytes = inbox.take(&mut tls.reader())?;
             left = left.saturating_sub(bytes.len());
             if bytes.is_empty() {
                 break;
