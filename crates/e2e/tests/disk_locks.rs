@@ -9,6 +9,7 @@ use biplex_front::iscsi::initiator::{
     Payload, extent_element, persistent_parameters, persistent_reserve_out, read16, release6,
     release6_extents, reserve6, reserve6_extents, reserve10, test_unit_ready, write16,
 };
+use biplex_site::Locks;
 use std::time::Duration;
 
 const BYTES: u64 = 32 << 20;
@@ -96,10 +97,49 @@ fn hosts(pair: &Pair) -> [Host; 2] {
     hosts
 }
 
+/// What `biplex locks` shows at both sites alike, each of its own unit: the reservation table without its times, and who is
+/// registered with which key, the holder marked.
+fn shown(pair: &Pair) -> (Vec<String>, Vec<String>) {
+    let [at_a, at_b] = [&pair.sites[0], &pair.sites[1]].map(|site| {
+        let text = site.ask(&["locks", "--json"]).expect_good();
+        let locks: Locks = serde_json::from_str(&text).expect("locks");
+        let [volume] = locks.volumes.as_slice() else { panic!("one volume: {text}") };
+        let unit = volume.unit.as_ref().expect("a unit keeps them");
+        assert_eq!((&unit.trouble, unit.by_stranger), (&None, false), "{text}");
+        let rows = volume.rows.iter().map(|row| {
+            assert!(row.time > 0, "since when: {text}");
+            let whom = row.third_party.as_deref().unwrap_or("itself");
+            let (end, host, site, kind) = (row.start + row.blocks, short(&row.host), &row.site, &row.kind);
+            format!("{}..{end} {kind}, {host} at {site} for {}", row.start, short(whom))
+        });
+        let registered = volume.registrations.iter().map(|one| {
+            let mark = if one.holder { "*" } else { "" };
+            format!("{} at {} {}{mark}", short(&one.host), one.site, one.key.trim_start_matches('0'))
+        });
+        let mut registered: Vec<String> = registered.collect();
+        registered.sort();
+        (rows.collect::<Vec<_>>(), registered)
+    });
+    assert_eq!(at_a, at_b, "both sites show the same");
+    at_a
+}
+
+/// A host's name without what all have in common.
+fn short(name: &str) -> &str {
+    name.rsplit(':').next().unwrap_or(name)
+}
+
 /// Whole-unit reservations of SCSI-2, from both sites.
 fn judge_scsi2(pair: &Pair) {
     let [mut one, mut two] = hosts(pair);
+    let none = (Vec::new(), Vec::new());
+    assert_eq!(shown(pair), none);
     one.once(reserve6(), &[]).expect("free");
+    assert_eq!(shown(pair).0, ["0..65536 unit, one at a for itself"]);
+    for site in &pair.sites {
+        let text = site.ask(&["locks", "--explain", "77"]).expect_good();
+        assert!(text.contains("through site a") && text.contains(":one since"), "{text}");
+    }
     one.once(reserve6(), &[]).expect("the holder may again");
     assert_eq!(write_once(&mut one, 0, 1), Ok(()));
     assert_eq!(write_once(&mut two, 0, 2), Err(CONFLICT));
@@ -108,6 +148,7 @@ fn judge_scsi2(pair: &Pair) {
     assert_eq!(two.once(reserve6(), &[]).map(drop), Err(CONFLICT));
     assert_eq!(write_once(&mut two, 0, 2), Err(CONFLICT), "another's failed reserve changed nothing");
     one.once(release6(), &[]).expect("its own");
+    assert_eq!(shown(pair), none);
     assert_eq!(write_once(&mut two, 0, 2), Ok(()));
     assert_eq!(read_once(&mut one, 0), Ok(2));
     // Gone with the session that reserved.
@@ -151,6 +192,14 @@ fn judge_parts(pair: &Pair) {
             assert_eq!(read_once(host, lba).map(drop), expected, "{lba}");
         }
     }
+    let extents = [
+        "100..150 exclusive access, one at a for itself",
+        "200..210 read shared, one at a for itself",
+        "150..200 exclusive access, two at b for itself",
+    ];
+    let mut rows = shown(pair).0;
+    rows.sort_by_key(|row| !row.contains("one"));
+    assert_eq!(rows, extents);
     // A write that spans what two hosts hold is neither's.
     for host in [&mut one, &mut two] {
         let spans = retried(|| host.once(write16(149, 2, false), both).map(drop));
@@ -169,6 +218,9 @@ fn judge_parts(pair: &Pair) {
     let guest = HostId::of_name(&name).0.to_be_bytes();
     one.once(reserve10(false, None, true, 8), &guest).expect("free");
     assert_eq!(write_once(&mut one, 0, 1), Err(CONFLICT), "it is not for who asked");
+    // No site has heard its name yet.
+    let third_party = HostId::of_name(&name);
+    assert_eq!(shown(pair).0, [format!("0..65536 unit, one at a for {third_party}")]);
     assert_eq!(write_once(&mut three, 0, 1), Err(CONFLICT));
     for site in &pair.sites {
         let mut guest = Host::at(site, "guest");
@@ -242,21 +294,18 @@ fn judge_no_parts(pair: &Pair) {
 
 /// Persistent reservations, from both sites.
 fn judge_persistent(pair: &Pair) {
-    let listed = |key: u64, whether: bool| {
-        for site in &pair.sites {
-            let text = site.ask(&["locks"]).expect_good();
-            assert_eq!(text.contains(&format!("{key:016x}")), whether, "key {key:x} in\n{text}");
-        }
-    };
     let [mut one, mut two] = hosts(pair);
     let mut stranger = Host::at(&pair.sites[1], "stranger");
     hear(&mut stranger);
     one.persistent(REGISTER_AND_IGNORE, 0, 0, 0x11, false).expect("register");
     two.persistent(REGISTER, 0, 0, 0x22, false).expect("register");
     assert_eq!(two.persistent(REGISTER, 0, 0, 0x33, false).map(drop), Err(CONFLICT), "the wrong key");
-    listed(0x11, true);
-    listed(0x22, true);
+    assert_eq!(shown(pair), (Vec::new(), vec!["one at a 11".to_owned(), "two at b 22".to_owned()]));
     one.persistent(RESERVE, WERO, 0x11, 0, false).expect("reserve");
+    let row = "0..65536 persistent, write exclusive, registrants only".to_owned();
+    let held =
+        (vec![row + ", one at a for itself"], vec!["one at a 11*".to_owned(), "two at b 22".to_owned()]);
+    assert_eq!(shown(pair), held);
     assert_eq!(two.persistent(RESERVE, WERO, 0x22, 0, false).map(drop), Err(CONFLICT));
     for host in [&mut one, &mut two, &mut stranger] {
         let mut keys = host.keys().1;
@@ -270,6 +319,7 @@ fn judge_persistent(pair: &Pair) {
     // Preempted, told, and out.
     two.persistent(PREEMPT, WERO, 0x22, 0x11, false).expect("preempt");
     assert_eq!(two.reservation(), Some((0x22, WERO)));
+    assert_eq!(shown(pair).1, ["two at b 22*"], "who was preempted is no registrant any more");
     wait_until("the preempted host is out", || match write_once(&mut one, 8, 1) {
         Err(CONFLICT) => Ok(()),
         Err(HostError::Status { status: 2, sense: (6, ..) }) => Err("it is told first".to_owned()),
@@ -287,8 +337,7 @@ fn judge_persistent(pair: &Pair) {
     wait_destaged(pair);
     assert_eq!(read_once(&mut two, 16), Ok(7), "read back from the store");
     two.persistent(CLEAR, 0, 0x22, 0, false).expect("clear");
-    listed(0x11, false);
-    listed(0x22, false);
+    assert_eq!(shown(pair), (Vec::new(), Vec::new()));
     wait_until("nobody is kept out", || {
         hear(&mut stranger);
         write_once(&mut stranger, 8, 5).map_err(|error| format!("{error:?}"))
@@ -365,6 +414,16 @@ fn tgt_units_hold_the_reservations_of_hosts_at_both_sites() {
         assert_eq!(past.once(reserve6(), &[]).map(drop), Err(CONFLICT));
     }
     one.once(release6(), &[]).expect("its own");
+    // And who reserves it past the pair is seen.
+    let mut past =
+        Host::login_to(tgts[0].portal, &Identity::named("past"), &tgts[0].target(), 1).expect("logged in");
+    hear(&mut past);
+    past.once(reserve6(), &[]).expect("free");
+    let text = pair.sites[0].ask(&["locks"]).expect_good();
+    assert!(text.contains("not one of the pair's hosts"), "{text}");
+    let text = pair.sites[1].ask(&["locks"]).expect_good();
+    assert!(text.contains("nothing is reserved"), "site b's unit is another: {text}");
+    past.once(release6(), &[]).expect("its own");
     judge_calm(&pair);
     pair.stop();
 }
@@ -389,6 +448,8 @@ fn a_unit_that_dies_releases_at_both_sites_and_grants_nothing_meanwhile() {
     one.once(reserve6(), &[]).expect("free");
     assert_eq!(write_once(&mut two, 0, 2), Err(CONFLICT));
     tgts[1].kill();
+    let text = pair.sites[1].ask(&["locks"]).expect_good();
+    assert!(text.contains("did not say all of them now"), "{text}");
     // Site b cannot ask its unit: nothing is let in there, and nothing is granted.
     match write_once(&mut two, 0, 2) {
         Err(CONFLICT | HostError::Status { status: 2, sense: (2 | 6, ..) }) => {}
@@ -408,6 +469,18 @@ fn a_unit_that_dies_releases_at_both_sites_and_grants_nothing_meanwhile() {
     pair.stop();
 }
 
+/// In step, and what the start of a site releases is released at both: hosts that log in now are not told of it later.
+fn wait_started(pair: &mut Pair) {
+    pair.wait_paired();
+    for site in &pair.sites {
+        wait_until("a site's start is executed", || {
+            let text = site.ask(&["locks", "--json"]).expect_good();
+            let locks: Locks = serde_json::from_str(&text).expect("locks");
+            if locks.volumes.iter().any(|volume| volume.waiting) { Err(text) } else { Ok(()) }
+        });
+    }
+}
+
 #[test]
 fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
     // tgt takes a registrant that comes back in a new session for another one, so it cannot show this.
@@ -418,7 +491,7 @@ fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
     for victim in SiteName::BOTH {
         pair.site_mut(victim).kill();
         pair.site_mut(victim).start();
-        pair.wait_paired();
+        wait_started(&mut pair);
         let mut two;
         [one, two] = hosts(&pair);
         assert_eq!(read_once(&mut two, 8), Err(CONFLICT), "after {victim:?}");
@@ -438,7 +511,7 @@ fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
         two.persistent(REGISTER, 0, 0x22, 0, false).expect("unregister");
         pair.site_mut(victim).kill();
         pair.site_mut(victim).start();
-        pair.wait_paired();
+        wait_started(&mut pair);
         for site in 0..2 {
             let mut host = Host::at(&pair.sites[site], "three");
             hear(&mut host);
@@ -461,7 +534,7 @@ fn a_site_that_restarts_finds_persistent_reservations_at_its_unit() {
         assert_eq!(write_once(&mut two, 120, 2), Err(CONFLICT));
         pair.site_mut(victim).kill();
         pair.site_mut(victim).start();
-        pair.wait_paired();
+        wait_started(&mut pair);
         let mut two = Host::at(&pair.sites[1], "two");
         wait_until("all is released", || {
             hear(&mut two);

@@ -24,6 +24,7 @@ mod sense;
 pub mod spell;
 #[cfg(test)]
 mod tests;
+pub mod told;
 mod transport_id;
 
 use crate::{Command, Completion, Failure, VolumeCommand};

@@ -79,6 +79,8 @@ pub struct Core {
     pub next_token: usize,
     /// For the farewell.
     pub progress: Progress,
+    /// Who asked about reservations, until the units that keep them have been looked at.
+    pub lookers: Vec<Ask>,
 }
 
 /// How far the end has come.
@@ -118,6 +120,9 @@ impl Core {
                 if events.is_empty() {
                     break;
                 }
+            }
+            if !self.site.looking() {
+                self.lookers.drain(..).for_each(|ask| answer(&self.site, ask));
             }
             if let Some(ending) = self.ending(now().mono) {
                 return Ok(ending);
@@ -190,7 +195,13 @@ impl Core {
                     path::mark("append-known");
                     around.events.push(Event::DiskDone { ticket, result });
                 }
-                Letter::Ask(ask) => answer(&self.site, ask),
+                Letter::Ask(ask) => match about_reservations(&ask.question) {
+                    Some(volume) => {
+                        self.site.look(now(), volume);
+                        self.lookers.push(ask);
+                    }
+                    None => answer(&self.site, ask),
+                },
                 Letter::PeerFound(found) => self.link.peer_found(&mut around, found),
                 Letter::UnitFound(conn, found) => self.units.found(&mut around, conn, found),
             }
@@ -277,6 +288,18 @@ fn log(notice: &Notice) {
         Severity::Info => tracing::info!("{}", notice.text),
         Severity::Warning => tracing::warn!("{}", notice.text),
         Severity::Alarm => tracing::error!("ALARM: {}", notice.text),
+    }
+}
+
+/// Whether a question is about reservations, and of which volume; of all of them without one.
+fn about_reservations(question: &Question) -> Option<Option<&str>> {
+    match question {
+        Question::Locks { volume } | Question::Explain { volume, .. } => Some(volume.as_deref()),
+        Question::Status
+        | Question::Table { .. }
+        | Question::Map { .. }
+        | Question::Discards { .. }
+        | Question::Conflicts { .. } => None,
     }
 }
 

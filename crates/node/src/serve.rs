@@ -92,7 +92,9 @@ pub fn serve(config: &Config) -> anyhow::Result<Ending> {
         config.admin_socket.display()
     );
     let (next_token, progress) = (TOKENS_FROM, Progress::default());
-    let mut core = Core { poll, site, hosts, link, disks, units, mailbox, signals, next_token, progress };
+    let lookers = Vec::new();
+    let mut core =
+        Core { poll, site, hosts, link, disks, units, mailbox, signals, next_token, progress, lookers };
     path::begin();
     let ending = core.run()?;
     path::tell();

@@ -10,6 +10,7 @@ pub mod api;
 mod destage;
 mod link;
 mod locks;
+mod onlook;
 mod passing;
 mod patience;
 mod read;

@@ -2,20 +2,24 @@
 //! block state map (E3.2), who holds a block, and the writes that a reservation undid (E4.1). Changes nothing.
 //!
 //! Both sites execute the same requests in the same order, so what is said here of reservations is said in the same
-//! words, order and numbers at both.
+//! words, order and numbers at both. Of volumes whose units keep them, what those said when they were last looked at
+//! (`onlook.rs`).
 
 use crate::VolumeConfig;
 use crate::site::Site;
 use crate::status::*;
 use biplex_engine::judge::Discard;
 use biplex_engine::reserve::{ReservationKind, ReservationRow, Reservations};
-use biplex_engine::{Extent, HostId, Lba, Stamp, VolumeId};
+use biplex_engine::{Extent, HostId, Lba, Nexus, Stamp, VolumeId};
+use biplex_front::scsi::told::{Registered, Told};
+use std::collections::BTreeSet;
 
 /// Rows of reservations and registrations in one answer. Far more than one volume can have.
 const LOCKS_MAX: usize = 4096;
 
 impl Site {
-    /// Reservations of the volume with this name, or of all volumes; an error says that there is no such volume.
+    /// Reservations of the volume with this name, or of all volumes; an error says that there is no such volume. To be
+    /// asked after a [`Site::look`].
     pub fn locks(&self, volume: Option<&str>) -> Result<Locks, String> {
         let mut volumes: Vec<&VolumeConfig> = match volume {
             Some(name) => vec![self.volume_named(name).ok_or_else(|| no_volume(name))?],
@@ -39,33 +43,79 @@ impl Site {
     fn volume_locks(&self, volume: &VolumeConfig) -> VolumeLocks {
         let id = volume.unit.volume;
         let free = Reservations::default();
-        let on_disk = self.engine.kept_by_disk(id);
         let locks = self.engine.reservations(id).unwrap_or(&free);
-        // With the disk: whom its unit registered, by what it answered to the requests that went through the pair.
         let persistent = locks.persistent();
+        let passed = persistent.registrations.iter().map(|one| {
+            let Nexus { site, isid, .. } = one.registrant.nexus;
+            RegistrationRow {
+                host: one.registrant.name.to_string(),
+                site: site.to_string(),
+                isid: show_isid(isid),
+                key: show_key(one.key),
+                holder: one.holder,
+                all_ports: one.all_ports,
+            }
+        });
+        let told = self.told(id);
         VolumeLocks {
             volume: volume.unit.name.clone(),
-            rows: self.lock_rows(volume, locks.rows().into_iter().enumerate()),
-            generation: persistent.generation,
+            rows: self.lock_rows(volume, self.reservation_rows(id).into_iter().enumerate()),
+            generation: told.map_or(persistent.generation, |told| told.generation),
             aptpl: persistent.aptpl,
-            reservation: persistent
-                .reservation
-                .map(|(kind, _)| ReservationKind::Persistent(kind).to_string()),
-            registrations: persistent
-                .registrations
-                .iter()
-                .map(|one| RegistrationRow {
-                    host: one.registrant.name.to_string(),
-                    site: one.registrant.nexus.site.to_string(),
-                    isid: show_isid(one.registrant.nexus.isid),
-                    key: format!("{:016x}", one.key),
-                    holder: one.holder,
-                    all_ports: one.all_ports,
-                })
-                .collect(),
+            reservation: match told {
+                Some(told) => told.reservation,
+                None => persistent.reservation.map(|(kind, _)| kind),
+            }
+            .map(|kind| ReservationKind::Persistent(kind).to_string()),
+            registrations: match told {
+                Some(told) => told.registrations.iter().map(|one| self.registration_told(id, one)).collect(),
+                None => passed.collect(),
+            },
             write_protected: locks.modes().write_protected,
-            on_disk,
+            unit: self.unit_sight(id),
             waiting: !self.engine.decided(id),
+        }
+    }
+
+    /// What the unit that keeps a volume's reservations said of persistent ones.
+    fn told(&self, id: VolumeId) -> Option<&Told> {
+        self.sight(id).and_then(|sight| sight.told.as_ref())
+    }
+
+    /// By the pair's name for it, if it is one of the pair's; else by its own.
+    fn registration_told(&self, id: VolumeId, one: &Registered) -> RegistrationRow {
+        let (host, site, isid) = match (self.registered_as(id, one), &one.port) {
+            (Some(nexus), _) => {
+                (self.host_name(id, nexus.host), nexus.site.to_string(), show_isid(nexus.isid))
+            }
+            (None, Some((name, isid))) => {
+                (name.clone(), String::new(), isid.map_or(String::new(), show_isid))
+            }
+            (None, None) => ("?".to_owned(), String::new(), String::new()),
+        };
+        let Registered { holder, all_ports, .. } = *one;
+        RegistrationRow { host, site, isid, key: show_key(one.key), holder, all_ports }
+    }
+
+    fn unit_sight(&self, id: VolumeId) -> Option<UnitSight> {
+        self.engine.kept_by_disk(id).then(|| {
+            let seen = self.sight(id);
+            UnitSight {
+                asked: seen.map_or(0, |sight| sight.at),
+                trouble: match seen {
+                    Some(sight) => sight.trouble.clone(),
+                    None => Some("it was not asked".to_owned()),
+                },
+                by_stranger: seen.and_then(|sight| sight.whole.as_ref()).is_some_and(BTreeSet::is_empty),
+            }
+        })
+    }
+
+    /// E3.3's table: the pair's own, or what was seen of the unit that keeps it.
+    fn reservation_rows(&self, id: VolumeId) -> Vec<ReservationRow> {
+        match self.engine.kept_by_disk(id) {
+            true => self.rows_seen(id),
+            false => self.engine.reservations(id).map(Reservations::rows).unwrap_or_default(),
         }
     }
 
@@ -109,7 +159,7 @@ impl Site {
         let covers = |row: &ReservationRow| {
             row.extent.is_none_or(|extent| (extent.start().0..extent.end().0).contains(&lba))
         };
-        let rows = locks.rows().into_iter().enumerate().filter(|(_, row)| covers(row));
+        let rows = self.reservation_rows(unit.volume).into_iter().enumerate().filter(|(_, row)| covers(row));
         let rows = self.lock_rows(volume, rows);
         let data = self.row_at(unit.volume, Lba(lba));
         Ok(Explanation {
@@ -117,8 +167,11 @@ impl Site {
             lba,
             state: u8::from(!rows.is_empty()) << 1 | u8::from(data.is_some()),
             rows,
-            registrations: locks.parts().registrations.len() as u64,
-            on_disk: self.engine.kept_by_disk(unit.volume),
+            registrations: match self.told(unit.volume) {
+                Some(told) => told.registrations.len() as u64,
+                None => locks.parts().registrations.len() as u64,
+            },
+            unit: self.unit_sight(unit.volume),
             data,
         })
     }
@@ -182,6 +235,10 @@ impl Site {
 /// That there is no such volume.
 fn no_volume(name: &str) -> String {
     format!("there is no volume \"{name}\"")
+}
+
+fn show_key(key: u64) -> String {
+    format!("{key:016x}")
 }
 
 /// 48 bits.

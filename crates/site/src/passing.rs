@@ -14,9 +14,10 @@
 //! is asked anew. No answer of the unit lets nothing in. What a host abandoned while it is parked never happens.
 
 use crate::api::*;
+use crate::onlook::Glimpse;
 use crate::site::{Asker, Site, failed};
 use crate::unit::book::{self, Party, Slot};
-use crate::unit::{Answer, PassTicket, Unit};
+use crate::unit::{Answer, PassTicket, Unit, is_onlooker};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
@@ -59,6 +60,8 @@ enum Errand {
     Question { op: OpId, round: u64, piece: Piece, left: VecDeque<Piece> },
     /// A host's PERSISTENT RESERVE IN.
     Inspection { op: OpId, nexus: Nexus, action: u8, attentions: u32 },
+    /// An operator's.
+    Onlook(Glimpse),
 }
 
 /// A host's command until the unit lets it in.
@@ -103,6 +106,11 @@ pub(crate) struct Passing {
 impl Passing {
     pub(crate) fn is_idle(&self) -> bool {
         self.errands.is_empty() && self.parked.is_empty()
+    }
+
+    /// An operator's question is with the unit.
+    pub(crate) fn glimpse(&mut self, id: VolumeId, ticket: PassTicket, glimpse: Glimpse) {
+        self.errands.insert((id, ticket), Errand::Onlook(glimpse));
     }
 }
 
@@ -285,6 +293,7 @@ impl Site {
                 }
                 self.inspected(now, op, action, result);
             }
+            Errand::Onlook(glimpse) => self.glanced(now, id, glimpse, &result),
         }
     }
 
@@ -365,6 +374,10 @@ impl Site {
             | Request::SetModes(_) => verdict,
         };
         unit.keep_stand_ins(now.mono);
+        if done {
+            let key = |nexus| key_of(&self.engine, id, nexus);
+            self.onlook.granted(unit, id, nexus, (round.stamp, &round.request), key);
+        }
         let ends =
             matches!(*round.request, Request::NexusLost | Request::Reset(_) | Request::SiteStarted { .. });
         let keeps = |who: &&Nexus| ends && unit.book.has(**who);
@@ -489,6 +502,7 @@ impl Site {
 
     /// What was reserved by SCSI-2 is gone at this site's unit alone.
     fn lost(&mut self, now: Now, id: VolumeId) {
+        self.onlook.forget_holder(id);
         if !planted(Mutant::LossUntold) {
             self.engine.handle_unit_lost(now, id);
         }
@@ -516,7 +530,13 @@ impl Site {
     }
 
     /// Whether the unit had news for this nexus instead of an answer; they are handed on, if the host is here.
-    fn heard(&mut self, now: Now, id: VolumeId, nexus: Nexus, result: &Result<Answer, String>) -> bool {
+    pub(crate) fn heard(
+        &mut self,
+        now: Now,
+        id: VolumeId,
+        nexus: Nexus,
+        result: &Result<Answer, String>,
+    ) -> bool {
         let Ok(answer) = result else { return false };
         if !answer.is_attention() {
             return false;
@@ -530,7 +550,7 @@ impl Site {
         if let (_, 0x29, 0x00..=0x04) = crate::unit::sense_codes(sense) {
             self.unit_was_reset(now, id, nexus);
         }
-        if nexus.site != self.config.site || !self.engine.kept_by_disk(id) {
+        if nexus.site != self.config.site || !self.engine.kept_by_disk(id) || is_onlooker(nexus) {
             return false;
         }
         // SPC-4 table D.1. What else a unit may have to say is about itself, and the pair is another unit.
@@ -574,6 +594,12 @@ impl Site {
 /// Whether a nexus registered once and did not unregister, as far as the pair knows.
 fn registered(engine: &Engine, id: VolumeId, nexus: Nexus) -> bool {
     engine.registrants(id).contains(&nexus)
+}
+
+/// The key that a nexus registered, as far as the pair knows.
+fn key_of(engine: &Engine, id: VolumeId, nexus: Nexus) -> Option<u64> {
+    let registrations = engine.reservations(id)?.persistent().registrations;
+    registrations.into_iter().find(|one| one.registrant.nexus == nexus).map(|one| one.key)
 }
 
 /// What a unit's answer to a request means.

@@ -3,6 +3,7 @@
 use crate::api::*;
 use crate::destage::Destager;
 use crate::link::Link;
+use crate::onlook::Onlook;
 use crate::passing::Passing;
 use crate::patience::Patience;
 use crate::read::Assembly;
@@ -88,6 +89,8 @@ pub struct Site {
     pub(crate) units: BTreeMap<VolumeId, Unit>,
     /// What they were asked in the names of hosts.
     pub(crate) passing: Passing,
+    /// What operators ask them.
+    pub(crate) onlook: Onlook,
     pub(crate) lives: BTreeMap<VolumeId, VolumeLife>,
     pub(crate) hosts: BTreeMap<Nexus, HostLife>,
     /// Names of hosts of either site, for showing.
@@ -160,6 +163,7 @@ impl Site {
             lives: config.volumes.iter().map(|volume| (volume.unit.volume, VolumeLife::default())).collect(),
             units: crate::units::units(&config),
             passing: Passing::default(),
+            onlook: Onlook::default(),
             config,
             engine,
             journal,
@@ -242,6 +246,7 @@ impl Site {
                 self.target.handle_tick(now);
                 self.units.values_mut().for_each(|unit| unit.advance(now.mono));
                 self.prune_nexuses(now);
+                self.give_up_looks(now.mono);
             }
             Event::Drain => {
                 self.draining = true;
@@ -270,7 +275,8 @@ impl Site {
         // A write under way is waited for, not a time.
         let group = self.patience.deadline().filter(|_| !self.journal.writing());
         let units = self.units.values().filter_map(Unit::next_deadline);
-        let due = [self.target.next_deadline(), group].into_iter().flatten().chain(units);
+        let due =
+            [self.target.next_deadline(), group, self.onlook.deadline()].into_iter().flatten().chain(units);
         due.fold(self.engine.next_deadline(now), u64::min)
     }
 

@@ -238,12 +238,23 @@ pub struct VolumeLocks {
     pub registrations: Vec<RegistrationRow>,
     /// A host set SWP by MODE SELECT: writes are refused.
     pub write_protected: bool,
-    /// The volume's unit keeps the reservations (E5.1): the pair has none to show but the registrations that went through
-    /// it and were not ended through it, without who holds. Its hosts can ask the unit.
+    /// The volume's unit keeps the reservations (E5.1): what is said here it was asked for just now.
     #[serde(default)]
-    pub on_disk: bool,
+    pub unit: Option<UnitSight>,
     /// Something is known here that is not executed yet: the tables may change at once, or when the line is back.
     pub waiting: bool,
+}
+
+/// How a unit that keeps a volume's reservations was seen (E5.1).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnitSight {
+    /// When it was asked, nanoseconds since the Unix epoch; 0: never.
+    pub asked: u64,
+    /// Why it did not tell all. Then registrations are those that went through the pair and were not ended through it, and
+    /// nobody is said to hold.
+    pub trouble: Option<String>,
+    /// All of it is reserved by an initiator that is none of the pair's hosts.
+    pub by_stranger: bool,
 }
 
 /// Reservations of several volumes, in order of their logical unit numbers.
@@ -268,9 +279,9 @@ pub struct Explanation {
     pub rows: Vec<LockRow>,
     /// How many nexuses are registered on the volume.
     pub registrations: u64,
-    /// The volume's unit keeps the reservations, and knows who holds it.
+    /// The volume's unit keeps the reservations (E5.1): who holds it, that was asked just now.
     #[serde(default)]
-    pub on_disk: bool,
+    pub unit: Option<UnitSight>,
     /// The row of the hold table that has its newest data; `None`: that is on the backing store.
     pub data: Option<TableRow>,
 }

@@ -29,6 +29,7 @@ mod tests;
 pub use answer::Answer;
 pub(crate) use answer::codes as sense_codes;
 pub use name::{NAME_BYTES_MAX, Port, initiator_port};
+pub(crate) use name::{is_onlooker, onlooker};
 pub use probe::{Facts, Parts, Zeroing, judge_capacity};
 
 use crate::api::{ChapConfig, Severity};
@@ -344,6 +345,14 @@ impl Unit {
     /// Who has a session with it, or is about to.
     pub(crate) fn ports(&self) -> impl Iterator<Item = Port> {
         self.sessions.keys().copied()
+    }
+
+    /// The hosts' nexuses whose sessions stand.
+    pub(crate) fn standing(&self) -> Vec<Nexus> {
+        let standing = self.sessions.iter().filter(|(_, session)| session.is_ready());
+        let hosts =
+            standing.filter_map(|(port, _)| if let Port::Host(nexus) = port { Some(*nexus) } else { None });
+        hosts.filter(|nexus| !is_onlooker(*nexus)).collect()
     }
 
     /// Whether some session stands, so that data can be moved now.

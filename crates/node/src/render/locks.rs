@@ -1,7 +1,7 @@
 //! Answers for how reservations, registrations and undone writes look to people.
 
 use super::{show_moment, show_state, table};
-use biplex_site::{DiscardRow, Explanation, LockRow, Locks, VolumeLocks, VolumeStatus};
+use biplex_site::{DiscardRow, Explanation, LockRow, Locks, UnitSight, VolumeLocks, VolumeStatus};
 use std::fmt::Write;
 
 const TAKES_ALL: &str = "a String takes all that is written to it";
@@ -19,12 +19,12 @@ pub fn short(volume: &VolumeStatus) -> String {
 pub fn locks(locks: &Locks) -> String {
     let mut text = String::new();
     let rows: Vec<&LockRow> = locks.volumes.iter().flat_map(|volume| &volume.rows).collect();
-    let known = |volume: &VolumeLocks| !volume.on_disk;
-    if rows.is_empty() && !locks.volumes.is_empty() && !locks.volumes.iter().any(known) {
-        text += "the pair keeps no reservations itself\n";
-    } else if rows.is_empty() {
+    let known = |volume: &VolumeLocks| {
+        volume.unit.as_ref().is_none_or(|unit| unit.trouble.is_none() && !unit.by_stranger)
+    };
+    if rows.is_empty() && locks.volumes.iter().all(known) {
         text += "nothing is reserved\n";
-    } else {
+    } else if !rows.is_empty() {
         writeln!(text, "{}", lock_table(&rows)).expect(TAKES_ALL);
     }
     locks.volumes.iter().for_each(|volume| registrations(volume, &mut text));
@@ -33,11 +33,8 @@ pub fn locks(locks: &Locks) -> String {
         if volume.write_protected {
             writeln!(text, "\n{name}: write protected by a host (MODE SELECT, SWP)").expect(TAKES_ALL);
         }
-        if volume.on_disk {
-            let why = "its reservations are kept by the units that are its stores (reservations = \"disk\"): they say who \
-                       holds it, to PERSISTENT RESERVE IN through any host of the pair. What is listed here was \
-                       registered through the pair, and may have been preempted since";
-            writeln!(text, "\n{name}: {why}").expect(TAKES_ALL);
+        if let Some(unit) = &volume.unit {
+            writeln!(text, "\n{name}: {}", kept_by_unit(unit)).expect(TAKES_ALL);
         }
         if volume.waiting {
             let why =
@@ -50,6 +47,36 @@ pub fn locks(locks: &Locks) -> String {
             .expect(TAKES_ALL);
     }
     text
+}
+
+/// That a unit keeps the reservations, and what it said when it was asked.
+fn kept_by_unit(unit: &UnitSight) -> String {
+    let kept = "its reservations are kept by the units that are its stores (reservations = \"disk\")";
+    match unit {
+        UnitSight { trouble: Some(why), .. } => format!(
+            "{kept}, and this site's did not say all of them now: {why}. What is listed here went through the pair, and may \
+             have been preempted since"
+        ),
+        UnitSight { by_stranger: true, .. } => {
+            format!(
+                "{kept}; this site's is reserved (RESERVE) by an initiator that is not one of the pair's hosts"
+            )
+        }
+        UnitSight { asked, .. } => {
+            format!(
+                "{kept}; this site's said so at {}, and extents are those that it granted through the pair",
+                show_moment(*asked)
+            )
+        }
+    }
+}
+
+/// When a reservation began. A unit does not tell, and what it kept over a restart of the site nobody else knows.
+fn show_start(time: u64) -> String {
+    match time {
+        0 => "not known".to_owned(),
+        time => show_moment(time),
+    }
 }
 
 fn lock_table(rows: &[&LockRow]) -> String {
@@ -69,7 +96,7 @@ fn lock_table(rows: &[&LockRow]) -> String {
     for row in rows {
         table.add_row([
             row.number.to_string(),
-            show_moment(row.time),
+            show_start(row.time),
             row.host.clone(),
             row.start.to_string(),
             row.blocks.to_string(),
@@ -99,9 +126,12 @@ fn registrations(volume: &VolumeLocks, text: &mut String) {
         Some(kind) => kind,
     };
     let power = if volume.aptpl { "kept over power loss (APTPL)" } else { "lost with power" };
-    match volume.on_disk {
-        true => writeln!(text, "\n{name}: {count} with its units"),
-        false => writeln!(text, "\n{name}: {count}, {reservation}; generation {generation}, {power}"),
+    let unsaid = |unit: &UnitSight| unit.trouble.is_some();
+    let unsaid = volume.unit.as_ref().is_some_and(unsaid);
+    match (&volume.unit, unsaid) {
+        (Some(_), true) => writeln!(text, "\n{name}: {count} through the pair"),
+        (Some(_), false) => writeln!(text, "\n{name}: {count}, {reservation}; generation {generation}"),
+        (None, _) => writeln!(text, "\n{name}: {count}, {reservation}; generation {generation}, {power}"),
     }
     .expect(TAKES_ALL);
     if registrations.is_empty() {
@@ -114,8 +144,8 @@ fn registrations(volume: &VolumeLocks, text: &mut String) {
             row.site.clone(),
             row.isid.clone(),
             row.key.clone(),
-            match (volume.on_disk, row.holder) {
-                (true, _) => "ask the unit",
+            match (unsaid, row.holder) {
+                (true, _) => "not known",
                 (false, true) => "yes",
                 (false, false) => "no",
             }
@@ -131,10 +161,16 @@ pub fn explanation(told: &Explanation) -> String {
     let mut text = String::new();
     let Explanation { volume, lba, state, .. } = told;
     writeln!(text, "block {lba} of {volume}: state {state}, {}", show_state(*state)).expect(TAKES_ALL);
-    if told.on_disk {
-        text += "  the unit that is its store says who holds it: ask with PERSISTENT RESERVE IN through a host of the pair\n";
-    } else if told.rows.is_empty() {
-        text += "  nobody holds it\n";
+    match &told.unit {
+        Some(UnitSight { trouble: Some(why), .. }) => {
+            writeln!(text, "  the unit that is its store knows who holds it, and did not say so now: {why}")
+                .expect(TAKES_ALL);
+        }
+        Some(UnitSight { by_stranger: true, .. }) => {
+            text += "  held, at the unit that is its store, by an initiator that is not one of the pair's hosts\n";
+        }
+        Some(_) | None if told.rows.is_empty() => text += "  nobody holds it\n",
+        Some(_) | None => {}
     }
     for row in &told.rows {
         let LockRow { number, host, kind, site, start, blocks, isid, .. } = row;
@@ -143,7 +179,7 @@ pub fn explanation(told: &Explanation) -> String {
             text,
             "  held by {host} since {}, through site {site}{whom}\n    row {number} of the reservation table: {kind}, \
              blocks {start} to {}, session {isid}",
-            show_moment(row.time),
+            show_start(row.time),
             (start + blocks).saturating_sub(1)
         )
         .expect(TAKES_ALL);
@@ -237,7 +273,7 @@ mod tests {
             reservation: None,
             registrations: Vec::new(),
             write_protected: false,
-            on_disk: false,
+            unit: None,
             waiting: false,
         }
     }
@@ -310,21 +346,46 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
-        let mut on_disk = VolumeLocks { on_disk: true, ..free("vol0") };
-        let text = locks(&Locks { volumes: vec![on_disk.clone()], left_out: Vec::new() });
-        assert!(text.starts_with("the pair keeps no reservations") && text.contains("vol0: its"), "{text}");
-        let (host, site, isid) = ("iqn.a:one".into(), "a".into(), "00023d000001".into());
-        let key = "000000000000abcd".into();
-        on_disk.registrations =
-            vec![RegistrationRow { host, site, isid, key, holder: false, all_ports: false }];
-        let text = locks(&Locks { volumes: vec![on_disk], left_out: Vec::new() });
-        for words in ["vol0: 1 registration with its units", "000000000000abcd", "ask the unit"] {
-            assert!(text.contains(words), "no \"{words}\" in\n{text}");
-        }
         assert_eq!(
             locks(&Locks { volumes: vec![free("vol0")], left_out: Vec::new() }),
             "nothing is reserved\n"
         );
+    }
+
+    #[test]
+    fn what_a_unit_said_is_told_from_what_it_did_not_say() {
+        let sight = |trouble: Option<&str>, by_stranger| {
+            let trouble = trouble.map(str::to_owned);
+            Some(UnitSight { asked: 1_764_057_731_123_456_789, trouble, by_stranger })
+        };
+        let (host, site, isid) = ("iqn.a:one".into(), "a".into(), "00023d000001".into());
+        let key = "000000000000abcd".into();
+        let registration = RegistrationRow { host, site, isid, key, holder: true, all_ports: false };
+        let mut volume = VolumeLocks {
+            rows: vec![LockRow { time: 0, ..row(1, 0, 100, "unit") }],
+            registrations: vec![registration],
+            unit: sight(None, false),
+            ..free("vol0")
+        };
+        let shown =
+            |volume: &VolumeLocks| locks(&Locks { volumes: vec![volume.clone()], left_out: Vec::new() });
+        let check = |text: String, there: &[&str], missing: &[&str]| {
+            for words in there {
+                assert!(text.contains(words), "no \"{words}\" in\n{text}");
+            }
+            for words in missing {
+                assert!(!text.contains(words), "\"{words}\" in\n{text}");
+            }
+        };
+        let moment = "said so at 2025-11-25T08:02:11.123456Z";
+        check(shown(&volume), &["vol0: its", moment, "yes", "not known"], &["nothing is reserved"]);
+        volume.rows.clear();
+        check(shown(&volume), &["nothing is reserved", moment], &["not known"]);
+        volume.unit = sight(Some("connection refused"), false);
+        let unsaid = ["connection refused", "1 registration through the pair", "not known"];
+        check(shown(&volume), &unsaid, &["nothing is reserved", "yes"]);
+        volume.unit = sight(None, true);
+        check(shown(&volume), &["not one of the pair's hosts"], &["nothing is reserved"]);
     }
 
     #[test]
@@ -345,7 +406,7 @@ mod tests {
             state: 3,
             rows: vec![row(1, 0, 64, "unit")],
             registrations: 0,
-            on_disk: false,
+            unit: None,
             data: Some(data),
         };
         let text = explanation(&told);
@@ -357,11 +418,16 @@ mod tests {
         ] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");
         }
-        told.on_disk = true;
-        assert!(explanation(&told).contains("the unit that is its store says who holds it"));
-        told.on_disk = false;
-        (told.state, told.data, told.registrations) = (0, None, 2);
+        let unit = UnitSight { asked: 1, trouble: Some("it is away".into()), by_stranger: false };
         told.rows.clear();
+        told.unit = Some(unit.clone());
+        assert!(explanation(&told).contains("did not say so now: it is away"));
+        told.unit = Some(UnitSight { trouble: None, by_stranger: true, ..unit.clone() });
+        assert!(explanation(&told).contains("not one of the pair's hosts"));
+        told.unit = Some(UnitSight { trouble: None, ..unit });
+        assert!(explanation(&told).contains("nobody holds it"));
+        told.unit = None;
+        (told.state, told.data, told.registrations) = (0, None, 2);
         let text = explanation(&told);
         for words in ["state 0, free, on the backing store", "nobody holds it", "2 registered"] {
             assert!(text.contains(words), "no \"{words}\" in\n{text}");

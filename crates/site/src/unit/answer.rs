@@ -63,6 +63,11 @@ impl Answer {
         self.verdict() == Verdict::Later
     }
 
+    /// Whether the unit does not know the command, or this form of it.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.verdict() == Verdict::Unknown
+    }
+
     /// Whether this is news of a power on or reset (SPC-4: 29h), after which a write cache may be lost.
     pub(super) fn tells_of_reset(&self) -> bool {
         self.status == CHECK && matches!(codes(&self.sense), (0x6, 0x29, _))

@@ -117,6 +117,11 @@ impl Book {
         self.entries.contains_key(&nexus)
     }
 
+    /// Whether it may have this.
+    pub fn has_slot(&self, nexus: Nexus, slot: Slot) -> bool {
+        self.entries.get(&nexus).is_some_and(|slots| slots.contains_key(&slot))
+    }
+
     /// Whether extents may be reserved.
     pub fn extents(&self) -> bool {
         !self.begun || self.entries.values().flat_map(BTreeMap::keys).any(Option::is_some)

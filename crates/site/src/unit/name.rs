@@ -13,6 +13,9 @@ pub const NAME_BYTES_MAX: usize = 223;
 /// 48 bits.
 const STAND_IN: u64 = u64::MAX;
 
+/// ISID of the nexus from which a site looks at what the unit keeps; it never has anything there.
+const ONLOOKER: u64 = u64::MAX - 1;
+
 /// Whose session with the unit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Port {
@@ -61,6 +64,16 @@ pub(crate) fn stand_in(host: HostId, site: SiteId) -> Nexus {
 /// Whether a nexus is a [`stand_in`].
 pub(crate) fn is_stand_in(nexus: Nexus) -> bool {
     nexus.isid == STAND_IN
+}
+
+/// The nexus from which `site` looks at a unit for an operator.
+pub(crate) fn onlooker(site: SiteId) -> Nexus {
+    Nexus { host: HostId::of_name("biplex locks"), isid: ONLOOKER, site }
+}
+
+/// Whether a nexus is an [`onlooker`].
+pub(crate) fn is_onlooker(nexus: Nexus) -> bool {
+    nexus.isid == ONLOOKER
 }
 
 /// A name of at most `room` bytes to which more can be appended, different for each target.

@@ -123,6 +123,10 @@ impl Array {
             Command::Control { .. } if self.busy => return Completion::Failed(Failure::Busy),
             Command::Control { request } => return Completion::Verdict(self.apply(nexus, &request.clone())),
             Command::Flush => (Access::Control, None),
+            Command::Inspect { .. } if self.table.allows(nexus, Access::Look, None) => {
+                return Completion::Persistent(self.table.persistent());
+            }
+            Command::Inspect { .. } => (Access::Look, None),
             Command::Leave => {
                 self.apply(nexus, &Request::NexusLost);
                 return Completion::Done;
