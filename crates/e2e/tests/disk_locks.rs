@@ -9,7 +9,7 @@ use biplex_front::iscsi::initiator::{
     Payload, extent_element, persistent_parameters, persistent_reserve_out, read16, release6,
     release6_extents, reserve6, reserve6_extents, reserve10, test_unit_ready, write16,
 };
-use biplex_site::Locks;
+use biplex_site::{Locks, MapRun};
 use std::time::Duration;
 
 const BYTES: u64 = 32 << 20;
@@ -200,6 +200,12 @@ fn judge_parts(pair: &Pair) {
     let mut rows = shown(pair).0;
     rows.sort_by_key(|row| !row.contains("one"));
     assert_eq!(rows, extents);
+    for site in &pair.sites {
+        let text = site.ask(&["map", "vol0", "--json"]).expect_good();
+        let runs: Vec<MapRun> = serde_json::from_str(&text).expect("a map");
+        let reserved: u64 = runs.iter().filter(|run| run.state >= 2).map(|run| run.blocks).sum();
+        assert_eq!(reserved, 110, "{text}");
+    }
     // A write that spans what two hosts hold is neither's.
     for host in [&mut one, &mut two] {
         let spans = retried(|| host.once(write16(149, 2, false), both).map(drop));

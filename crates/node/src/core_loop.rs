@@ -295,6 +295,8 @@ fn log(notice: &Notice) {
 fn about_reservations(question: &Question) -> Option<Option<&str>> {
     match question {
         Question::Locks { volume } | Question::Explain { volume, .. } => Some(volume.as_deref()),
+        // Its first answer: what follows is of the same moment.
+        Question::Map { volume, from: 0 } => Some(Some(volume)),
         Question::Status
         | Question::Table { .. }
         | Question::Map { .. }

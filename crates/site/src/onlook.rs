@@ -14,7 +14,7 @@ use crate::unit::answer::{CONFLICT, GOOD};
 use crate::unit::book::{self, Slot};
 use crate::unit::{Answer, Port, Unit, onlooker};
 use biplex_engine::reserve::{Request, ReservationKind, ReservationRow};
-use biplex_engine::{Nexus, Now, Stamp, VolumeId};
+use biplex_engine::{Extent, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::initiator::{persistent_reserve_in, test_unit_ready};
 use biplex_front::scsi::told::{self, Registered, Told};
 use bytes::Bytes;
@@ -299,6 +299,26 @@ impl Site {
             rows.extend(holder.map(|holder| row(since(holder), holder, ReservationKind::Persistent(kind))));
         }
         rows
+    }
+
+    /// The blocks that somebody has reserved at the unit, ascending, none twice.
+    pub(crate) fn reserved_at_unit(&self, id: VolumeId, all: Extent) -> Vec<Extent> {
+        if self.sight(id).is_some_and(|sight| sight.whole.is_some()) {
+            return vec![all];
+        }
+        let mut rows: Vec<Extent> = self.rows_seen(id).iter().map(|row| row.extent.unwrap_or(all)).collect();
+        rows.sort_by_key(|extent| extent.start());
+        let mut merged: Vec<Extent> = Vec::new();
+        for extent in rows {
+            match merged.last_mut() {
+                Some(last) if extent.start() <= last.end() => {
+                    let end = last.end().max(extent.end());
+                    *last = Extent::between(last.start(), end).expect("it has blocks");
+                }
+                Some(_) | None => merged.push(extent),
+            }
+        }
+        merged
     }
 
     /// Who reserved what a nexus holds: a third party's has another's.

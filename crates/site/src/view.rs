@@ -165,7 +165,11 @@ impl Site {
     pub fn map_from(&self, volume: &str, from: u64, limit: usize) -> Option<Vec<MapRun>> {
         let unit = &self.volume_named(volume)?.unit;
         let held = self.engine.map(unit.volume)?;
-        let reserved = match (self.engine.reservations(unit.volume), Extent::new(Lba(0), unit.blocks)) {
+        let all = Extent::new(Lba(0), unit.blocks);
+        let reserved = match (self.engine.reservations(unit.volume), all) {
+            (_, Some(all)) if self.engine.kept_by_disk(unit.volume) => {
+                self.reserved_at_unit(unit.volume, all)
+            }
             (Some(locks), Some(all)) => locks.map(all),
             (_, _) => Vec::new(),
         };
