@@ -16,7 +16,7 @@
 use crate::api::*;
 use crate::site::{Asker, Site, failed};
 use crate::unit::book::{self, Party, Slot};
-use crate::unit::{Answer, PassTicket, Unit};
+use crate::unit::{Answer, PassTicket, Port, Unit};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
@@ -397,7 +397,8 @@ impl Site {
         let news = matches!(result, Ok(answer) if answer.is_attention());
         let again = (news || stale) && parked.attentions < ATTENTIONS_MAX;
         parked.attentions += u32::from(again);
-        let told = matches!(result, Ok(answer) if news && self.tell_attention(now, id, nexus, &answer.sense));
+        let port = Port::Host(nexus);
+        let told = matches!(result, Ok(answer) if news && self.tell_attention(now, id, port, &answer.sense));
         if again && !told {
             return self.question(op);
         }
@@ -494,11 +495,11 @@ impl Site {
         }
     }
 
-    /// A nexus was told that the unit was reset or lost power, by whomever: what was reserved by SCSI-2 is gone at this unit
-    /// alone.
-    fn unit_was_reset(&mut self, now: Now, id: VolumeId, nexus: Nexus) {
+    /// A session was told that the unit was reset or lost power, by whomever: what was reserved by SCSI-2 is gone at this
+    /// unit alone.
+    fn unit_was_reset(&mut self, now: Now, id: VolumeId, port: Port) {
         let Some(unit) = self.units.get_mut(&id).filter(|_| self.engine.kept_by_disk(id)) else { return };
-        if unit.was_reset(crate::unit::Port::Host(nexus)) && !unit.book.is_empty() {
+        if unit.was_reset(port) && !unit.book.is_empty() {
             let text = format!(
                 "the unit of volume {id} was reset, and what was reserved there is gone: released at both sites"
             );
@@ -521,15 +522,17 @@ impl Site {
         if !answer.is_attention() {
             return false;
         }
-        self.tell_attention(now, id, nexus, &answer.sense);
+        self.tell_attention(now, id, Port::Host(nexus), &answer.sense);
         true
     }
 
-    /// Hands a unit's news on to the host of a nexus; `false`: there are none for it.
-    pub(crate) fn tell_attention(&mut self, now: Now, id: VolumeId, nexus: Nexus, sense: &[u8]) -> bool {
+    /// Takes in a unit's news for a session, and hands them on to the host in whose name it stands; `false`: there are none
+    /// for it.
+    pub(crate) fn tell_attention(&mut self, now: Now, id: VolumeId, port: Port, sense: &[u8]) -> bool {
         if let (_, 0x29, 0x00..=0x04) = crate::unit::sense_codes(sense) {
-            self.unit_was_reset(now, id, nexus);
+            self.unit_was_reset(now, id, port);
         }
+        let Port::Host(nexus) = port else { return false };
         if nexus.site != self.config.site || !self.engine.kept_by_disk(id) {
             return false;
         }
@@ -580,6 +583,7 @@ fn registered(engine: &Engine, id: VolumeId, nexus: Nexus) -> bool {
 fn verdict_of(answer: &Answer) -> Verdict {
     use crate::unit::answer::{CHECK, CONFLICT, GOOD};
     match (answer.status, crate::unit::sense_codes(&answer.sense)) {
+        _ if answer.is_later() => Verdict::Unreachable,
         (GOOD, _) | (CHECK, (0x1, _, _)) => Verdict::Done,
         (CONFLICT, _) => Verdict::Conflict,
         (CHECK, (0x5, 0x55, 0x04)) => Verdict::NoRoomToRegister,
@@ -603,7 +607,7 @@ impl Unit {
     /// The hosts' nexuses that have sessions with it.
     fn nexuses(&self) -> Vec<Nexus> {
         self.ports()
-            .filter_map(|port| if let crate::unit::Port::Host(nexus) = port { Some(nexus) } else { None })
+            .filter_map(|port| if let Port::Host(nexus) = port { Some(nexus) } else { None })
             .collect()
     }
 

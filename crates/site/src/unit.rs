@@ -134,10 +134,10 @@ pub enum UnitAction {
         /// The unit's answer; an error if there is none: then whether it was carried out is unknown.
         result: Result<Answer, String>,
     },
-    /// The unit had news for a host's nexus while that carried data: the host has not heard them yet.
+    /// The unit had news for a session while that carried data or logged in: no host has heard them yet.
     Attention {
-        /// The nexus.
-        nexus: Nexus,
+        /// Whose session.
+        port: Port,
         /// The news.
         sense: Bytes,
     },
@@ -571,11 +571,15 @@ impl Unit {
     fn handle_done(&mut self, now: u64, port: Port, tag: u64, answer: Answer) {
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let Some(Task { use_, .. }) = session.tasks.remove(&tag) else { return };
+        // To a session that has just logged in a power on is nothing new.
+        if let Some(what) = answer.tells_of_loss().filter(|_| !matches!(use_, Use::Probe)) {
+            self.orders.doubt(format!("it told of {what} behind the writes: {answer}"));
+        }
         match use_ {
             Use::Probe => {
                 // SPC-4: what a nexus lost with its registration it hears even in a new session.
-                if let (Port::Host(nexus), (0x6, 0x2a, 0x03..=0x05)) = (port, sense_codes(&answer.sense)) {
-                    self.out.push_back(UnitAction::Attention { nexus, sense: answer.sense.clone() });
+                if let (Port::Host(_), (0x6, 0x2a, 0x03..=0x05)) = (port, sense_codes(&answer.sense)) {
+                    self.out.push_back(UnitAction::Attention { port, sense: answer.sense.clone() });
                 }
                 let Some(session) = self.sessions.get_mut(&port) else { return };
                 let Stage::Asking { probe, .. } = &mut session.stage else { return };
@@ -603,7 +607,8 @@ impl Unit {
             Stage::Asking { conn, initiator, .. } => Stage::Ready { conn, initiator },
             other => other,
         };
-        (session.fenced, session.pause) = (false, PAUSE_MIN);
+        // What it was to be told of a reset it was told at the login.
+        (session.fenced, session.hears_of_reset, session.pause) = (false, false, PAUSE_MIN);
         (session.away_since, session.used, self.away_since) = (None, now, None);
         let trouble = session.trouble.take();
         if port == Port::Site {

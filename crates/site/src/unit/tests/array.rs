@@ -36,6 +36,10 @@ pub struct Array {
     pub script: VecDeque<Said>,
     /// The same for what is asked at a login.
     pub at_login: VecDeque<Said>,
+    /// The same for REPORT SUPPORTED OPERATION CODES alone.
+    pub at_usage: VecDeque<Said>,
+    /// Its news are about earlier commands.
+    pub deferred: bool,
     /// What reads are answered with.
     pub always: Option<Said>,
     /// Initiator that has reserved the unit.
@@ -76,6 +80,8 @@ impl Array {
             silent: false,
             script: VecDeque::new(),
             at_login: VecDeque::new(),
+            at_usage: VecDeque::new(),
+            deferred: false,
             always: None,
             holder: None,
             conflicts: 0,
@@ -204,11 +210,20 @@ impl Array {
             self.asked += 1;
             return if self.asked.is_multiple_of(7) { (0x18, Vec::new()) } else { told((2, (6, 0x2a, 1))) };
         }
+        if cdb[0] == 0xa3
+            && let Some(said) = self.at_usage.pop_front()
+        {
+            return told(said);
+        }
         if probing && let Some(said) = self.at_login.pop_front() {
             return told(said);
         }
         if !probing && let Some(said) = self.script.pop_front() {
-            return told(said);
+            let (status, mut reply) = told(said);
+            if self.deferred && status == 2 {
+                reply[2] = 0x71;
+            }
+            return (status, reply);
         }
         match cdb[0] {
             0x88 if self.always.is_some() => told(self.always.expect("there")),
