@@ -359,6 +359,27 @@ fn wait_destaged(pair: &mut Pair) {
     panic!("not destaged: {:?}", pair.places.each_ref().map(|place| &place.notices));
 }
 
+/// Nobody asks anything of the unit that was reset: the destage is told of it, in the site's own session.
+#[test]
+fn a_reset_past_the_pair_of_which_only_a_destage_is_told_releases_at_both() {
+    let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);
+    let holder = nexus(B, 1);
+    let claim = reserve(1, ExtentKind::ExclusiveAccess, extent(100, 8), None);
+    assert_eq!(request(&mut pair, holder, claim), DONE);
+    assert!(admitted(&mut pair, holder, &write(extent(5, 2), 7)));
+    let reserved = |pair: &Pair| {
+        [(0, A), (1, B)].map(|(index, site)| {
+            let array = pair.places[index].array.as_ref().expect("a unit");
+            array.extents_of(site, holder, &[]).len()
+        })
+    };
+    assert_eq!(reserved(&pair), [1, 1]);
+    pair.places[0].array.as_mut().expect("a unit").reset();
+    wait_destaged(&mut pair);
+    pair.pass(SECOND);
+    assert_eq!(reserved(&pair), [0, 0]);
+}
+
 #[test]
 fn what_lies_in_extents_of_several_hosts_is_destaged_and_read_back_in_pieces() {
     let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);

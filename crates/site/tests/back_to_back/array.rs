@@ -1,6 +1,6 @@
 //! A SCSI unit that keeps reservations: our own front end, one table, memory.
 
-use biplex_engine::reserve::{Extents, Request, Reservations, Verdict};
+use biplex_engine::reserve::{Extents, Request, Reservations, Reset, Verdict};
 use biplex_engine::{Extent, HostId, Nexus, Now, SiteId, Stamp, VolumeId};
 use biplex_front::iscsi::{Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig, UnitConfig};
@@ -72,6 +72,12 @@ impl Array {
         if self.open.remove(&number) {
             self.target.handle_closed(now, ConnId(number));
         }
+    }
+
+    /// Somebody past the pair resets it.
+    pub fn reset(&mut self) {
+        let stranger = Nexus { host: HostId(0), isid: 0, site: SiteId::A };
+        self.apply(stranger, &Request::Reset(Reset::Unit));
     }
 
     /// Loses every connection; says which.
