@@ -500,9 +500,10 @@ impl Engine {
 
     /// A nexus that a host has with the unit here was lost, and with it what it reserved by SCSI-2, at this unit alone.
     /// That must not stand at the other: for the pair it is a reset of the unit, told to all (SAM-5 6.3.3).
-    pub fn handle_unit_lost(&mut self, now: Now, id: VolumeId) {
+    /// `reset`: of which kind.
+    pub fn handle_unit_lost(&mut self, now: Now, id: VolumeId, reset: Reset) {
         let nobody = Nexus { host: HostId(0), isid: 0, site: self.config.site };
-        self.order.owe(id, nobody, Request::Reset(Reset::Unit));
+        self.order.owe(id, nobody, Request::Reset(reset));
         self.pump_owed(now);
     }
 

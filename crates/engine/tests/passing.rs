@@ -269,7 +269,7 @@ fn a_nexus_that_ends_and_a_store_that_lost_one_release_at_both() {
         answer(&mut pair, site, &does_all);
     }
     settle(&mut pair, &does_all);
-    pair.engines[1].handle_unit_lost(pair.now, VOLUME);
+    pair.engines[1].handle_unit_lost(pair.now, VOLUME, Reset::Unit);
     pair.drain(B);
     pair.settle();
     for site in SiteId::BOTH {

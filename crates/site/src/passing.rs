@@ -19,16 +19,18 @@ use crate::unit::book::{self, Party, Slot};
 use crate::unit::{Answer, PassTicket, Port, Unit};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::mutant::{Mutant, planted};
-use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
+use biplex_engine::reserve::{Access, Attention, Effect, Request, Reset, Verdict};
 use biplex_engine::{HostId, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::initiator::persistent_reserve_in;
 use biplex_front::scsi::spell::{Means, Spelt, spell};
 use biplex_front::{Command, Completion, Failure};
 use bytes::Bytes;
 use question::{Most, Piece, pieces};
+use registrants::Registrants;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod question;
+mod registrants;
 
 /// How often a command is sent again because the unit had news for the nexus.
 const ATTENTIONS_MAX: u32 = 16;
@@ -98,6 +100,7 @@ pub(crate) struct Passing {
     rounds: BTreeMap<VolumeId, Round>,
     /// How many requests each unit has answered.
     answered: BTreeMap<VolumeId, u64>,
+    registrants: Registrants,
 }
 
 impl Passing {
@@ -292,8 +295,9 @@ impl Site {
         let Some(round) = self.passing.rounds.remove(&id) else { return };
         *self.passing.answered.entry(id).or_default() += 1;
         let (verdict, nexus) = (round.verdict, round.nexus);
-        let Some(unit) = self.units.get_mut(&id) else { return };
         let done = verdict == Verdict::Done;
+        self.passing.registrants.answered(id, nexus, &round.request, done);
+        let Some(unit) = self.units.get_mut(&id) else { return };
         let verdict = match &*round.request {
             // No session any more, nothing reserved any more; a registrant's RELEASE may be refused, and has nothing to
             // release (SPC-4 5.13.3).
@@ -309,7 +313,7 @@ impl Site {
                 }
                 Verdict::Done
             }
-            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Verdict::Done,
+            Request::Reset(Reset::TaskSet) => Verdict::Done,
             Request::Reset(_) => {
                 unit.book.clear_but(&round.unreleased);
                 Verdict::Done
@@ -491,7 +495,7 @@ impl Site {
     /// What was reserved by SCSI-2 is gone at this site's unit alone.
     fn lost(&mut self, now: Now, id: VolumeId) {
         if !planted(Mutant::LossUntold) {
-            self.engine.handle_unit_lost(now, id);
+            self.engine.handle_unit_lost(now, id, Reset::Unit);
         }
     }
 
@@ -622,7 +626,7 @@ impl Unit {
             // What was reserved ends with the nexus; one that has no session with the unit has nothing there.
             Request::NexusLost => self.nexuses().into_iter().filter(|known| *known == nexus).collect(),
             // CLEAR TASK SET releases nothing.
-            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Vec::new(),
+            Request::Reset(Reset::TaskSet) => Vec::new(),
             // That site's sessions are over, and ours that stood for its hosts end now.
             Request::Reset(_) | Request::SiteStarted { .. } => self.nexuses(),
             Request::Release { .. } => {

@@ -141,6 +141,11 @@ pub enum UnitAction {
         /// The news.
         sense: Bytes,
     },
+    /// A host's nexus has a session anew, and the unit says that nobody is registered with it.
+    NobodyRegistered {
+        /// The nexus.
+        nexus: Nexus,
+    },
     /// A host's nexus has lost its session with the unit: what the unit releases then (SAM-5 6.3.4) is released.
     NexusLost {
         /// The nexus.
@@ -452,7 +457,8 @@ impl Unit {
     pub fn handle_connected(&mut self, now: u64, conn: UnitConn) {
         let Some(port) = self.port_of(conn) else { return };
         let config = self.address.login(&self.pair, self.site, self.volume, port);
-        let probe = Box::new(Probe::new(self.blocks, self.facts.clone()));
+        let host = matches!(port, Port::Host(_));
+        let probe = Box::new(Probe::new(self.blocks, self.facts.clone(), host));
         if let Some(session) = self.sessions.get_mut(&port) {
             // Randomness is used for mutual CHAP alone, which is not offered.
             let initiator = Box::new(Initiator::new(config, Box::new(|bytes| bytes.fill(0))));
@@ -617,6 +623,9 @@ impl Unit {
                 (Some(_), Some(why)) => self.notice(Severity::Info, &format!("is back (it was away: {why})")),
                 (Some(_), None) => {}
             }
+        }
+        if let (Port::Host(nexus), Some(false)) = (port, facts.registered) {
+            self.out.push_back(UnitAction::NobodyRegistered { nexus });
         }
         self.facts = Some(facts);
         self.leave(now, port);

@@ -85,6 +85,7 @@ impl Site {
                 UnitAction::Attention { port, sense } => {
                     self.tell_attention(now, id, port, &sense);
                 }
+                UnitAction::NobodyRegistered { nexus } => self.nobody_registered(now, id, nexus),
                 UnitAction::NexusLost { nexus } => self.unit_nexus_lost(now, id, nexus),
             }
         }

@@ -70,6 +70,7 @@ struct World {
     notices: Vec<(Severity, String)>,
     attentions: Vec<Port>,
     lost: Vec<Nexus>,
+    unregistered: Vec<Nexus>,
     conns: BTreeSet<UnitConn>,
     /// Nobody answers at the portal.
     down: bool,
@@ -87,6 +88,7 @@ impl World {
             notices: Vec::new(),
             attentions: Vec::new(),
             lost: Vec::new(),
+            unregistered: Vec::new(),
             conns: BTreeSet::new(),
             down: false,
         }
@@ -130,6 +132,7 @@ impl World {
                 }
                 UnitAction::Attention { port, .. } => self.attentions.push(port),
                 UnitAction::NexusLost { nexus } => self.lost.push(nexus),
+                UnitAction::NobodyRegistered { nexus } => self.unregistered.push(nexus),
                 UnitAction::Notice { severity, text } => self.notices.push((severity, text)),
             }
         }
@@ -657,7 +660,7 @@ fn passes_go_through_their_own_nexus_once_and_come_back_as_they_are() {
     let late = world.unit.pass(nexus(1), cdb, Bytes::new(), 8);
     world.wait(11 * SECOND);
     assert!(world.passed[&late].as_ref().expect_err("late").contains("connection refused"));
-    assert_eq!(world.array.count(0x5e), 4);
+    assert_eq!(world.array.count(0x5e), 5, "one of them at the login");
 }
 
 #[test]
@@ -764,6 +767,23 @@ fn what_a_nexus_lost_while_it_had_no_session_it_hears_at_the_login() {
     assert!(world.unit.session_for(nexus(1)));
     world.run();
     assert_eq!(world.attentions, [Port::Host(nexus(1))], "a power on is nothing new to a new session");
+}
+
+#[test]
+fn a_hosts_login_tells_whether_anybody_is_registered() {
+    for (keys, told) in [(0, vec![nexus(1)]), (1, vec![])] {
+        let mut world = World::ready();
+        world.array.keys = keys;
+        assert!(world.unit.session_for(nexus(1)));
+        world.run();
+        assert_eq!(world.unregistered, told, "{keys}");
+        // Who reserved it lets nobody ask.
+        world.array.holder = Some("iqn.another".into());
+        world.unregistered.clear();
+        world.cut();
+        world.wait(3 * SECOND);
+        assert_eq!((world.unregistered.len(), world.conns.len()), (0, 2));
+    }
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl Array {
         }
     }
 
+    /// It loses power, and keeps nothing. What is connected is to be dropped.
+    pub fn lose_power(&mut self) {
+        self.table = Reservations::default();
+    }
+
     /// Somebody past the pair resets it.
     pub fn reset(&mut self) {
         let stranger = Nexus { host: HostId(0), isid: 0, site: SiteId::A };
@@ -129,6 +134,7 @@ impl Array {
             Command::Control { .. } if self.busy => return Completion::Failed(Failure::Busy),
             Command::Control { request } => return Completion::Verdict(self.apply(nexus, &request.clone())),
             Command::Flush => (Access::Control, None),
+            Command::Inspect { .. } => (Access::Look, None),
             Command::Leave => {
                 self.apply(nexus, &Request::NexusLost);
                 return Completion::Done;
@@ -158,6 +164,7 @@ impl Array {
                     }
                 })
             }
+            Command::Inspect { .. } => Completion::Persistent(self.table.persistent()),
             _ => Completion::Done,
         }
     }
