@@ -34,7 +34,9 @@ pub use probe::{Facts, Parts, Zeroing, judge_capacity};
 use crate::api::{ChapConfig, Severity};
 use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
-use biplex_front::iscsi::initiator::{Initiator, InitiatorConfig, InitiatorEvent, lun};
+use biplex_front::iscsi::initiator::{
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, test_unit_ready,
+};
 use biplex_store::{DiskResult, DiskTicket};
 use book::Book;
 use bytes::Bytes;
@@ -162,6 +164,8 @@ pub enum UnitAction {
 
 enum Use {
     Probe,
+    /// Whether there is news.
+    Look,
     Data(Part),
     Pass(PassTicket),
 }
@@ -595,6 +599,10 @@ impl Unit {
                     Next::Unfit(why) => self.lose(now, port, &why),
                 }
             }
+            Use::Look if answer.is_attention() => {
+                self.out.push_back(UnitAction::Attention { port, sense: answer.sense });
+            }
+            Use::Look => {}
             Use::Pass(ticket) => self.passed(ticket, Ok(answer)),
             Use::Data(part) => {
                 self.part_answered(now, port, part, answer);
@@ -628,7 +636,20 @@ impl Unit {
             self.out.push_back(UnitAction::NobodyRegistered { nexus });
         }
         self.facts = Some(facts);
+        if port != Port::Site && !self.book.is_empty() {
+            self.look(now);
+        }
         self.leave(now, port);
+    }
+
+    /// Asks the site's own session for news. A session that is new hears nothing of a reset before it, lets its host in
+    /// all the same, and whoever had reserved the unit may not use theirs.
+    fn look(&mut self, now: u64) {
+        let Some(session) = self.sessions.get_mut(&Port::Site) else { return };
+        let Stage::Ready { initiator, .. } = &mut session.stage else { return };
+        initiator.submit(self.next_tag, lun(self.address.lun), test_unit_ready(), Payload::None);
+        session.tasks.insert(self.next_tag, Task { use_: Use::Look, until: now + COMMAND_MAX });
+        self.next_tag += 1;
     }
 
     /// A session is over: what was under way is unknown.
@@ -653,7 +674,7 @@ impl Unit {
         }
         for task in tasks.into_values() {
             match task.use_ {
-                Use::Probe => {}
+                Use::Probe | Use::Look => {}
                 Use::Pass(ticket) => self.passed(ticket, Err(self.said(why))),
                 Use::Data(part) => self.part_lost(port, part, why),
             }

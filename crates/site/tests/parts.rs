@@ -422,6 +422,26 @@ fn a_reset_past_the_pair_of_which_only_a_destage_is_told_releases_at_both() {
     assert_eq!(reserved(&pair), [0, 0]);
 }
 
+/// Its session is new and hears nothing of what was before; whoever had reserved the unit is idle.
+#[test]
+fn a_reset_past_the_pair_is_seen_when_a_host_comes_that_profits_from_it() {
+    for host in [nexus(A, 9), nexus(B, 9)] {
+        let mut pair = paired();
+        let holder = nexus(B, 1);
+        assert_eq!(request(&mut pair, holder, Request::Reserve { third_party: None, extents: None }), DONE);
+        let reserved = |pair: &Pair| {
+            [(0, A), (1, B)]
+                .map(|(index, site)| pair.places[index].array.as_ref().expect("a unit").has(site, holder).0)
+        };
+        assert_eq!(reserved(&pair), [true; 2]);
+        pair.places[host.site.index()].array.as_mut().expect("a unit").reset();
+        pair.pass(SECOND);
+        assert!(admitted(&mut pair, host, &write(extent(5, 2), 7)));
+        pair.pass(SECOND / 10);
+        assert_eq!(reserved(&pair), [false; 2], "{host}");
+    }
+}
+
 #[test]
 fn what_lies_in_extents_of_several_hosts_is_destaged_and_read_back_in_pieces() {
     let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);

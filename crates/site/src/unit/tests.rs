@@ -6,7 +6,7 @@ mod own_target;
 use super::*;
 use array::Array;
 use biplex_engine::HostId;
-use biplex_front::iscsi::initiator::{test_unit_ready, write16};
+use biplex_front::iscsi::initiator::write16;
 use biplex_store::{Device, DiskOp};
 use std::collections::BTreeSet;
 
