@@ -356,9 +356,8 @@ impl Engine {
         if planted(Mutant::OwnUnitDecides) {
             return self.order.decided(stamp, verdict);
         }
-        match self.order.passes.heard.remove(&stamp) {
+        match self.order.passes.heard.remove(&stamp).or_else(|| self.forgotten(stamp)) {
             Some(there) => self.compare_outcomes(stamp, verdict, there),
-            None if self.is_forgotten(stamp) => self.compare_outcomes(stamp, verdict, Verdict::Unreachable),
             None => {
                 let own = &mut self.order.passes.own;
                 own.insert(stamp, verdict);
@@ -393,18 +392,22 @@ impl Engine {
     pub(crate) fn settle_forgotten(&mut self) {
         let all = self.order.passes.own.range(..=self.outbound.acked).map(|(stamp, here)| (*stamp, *here));
         for (stamp, here) in all.collect::<Vec<_>>() {
-            if self.is_forgotten(stamp) {
+            if let Some(there) = self.forgotten(stamp) {
                 self.order.passes.own.remove(&stamp);
-                self.compare_outcomes(stamp, here, Verdict::Unreachable);
+                self.compare_outcomes(stamp, here, there);
             }
         }
     }
 
-    /// Whether the peer has executed an own request and will not tell what came of it: it destaged it and was started anew
-    /// before the line told. What an earlier run of this site asked for may have been told to that.
-    fn is_forgotten(&self, stamp: Stamp) -> bool {
-        let held = self.entries[stamp.site.index()].get(&stamp);
-        stamp <= self.outbound.acked && held.is_some_and(|held| held.append != AppendSeq(0))
+    /// What is to be thought of an own request that the peer has executed and will not tell of: it destaged it and was
+    /// started anew before the line told. What an earlier run of this site asked for may have been told to that.
+    fn forgotten(&self, stamp: Stamp) -> Option<Verdict> {
+        let held = self.entries[stamp.site.index()].get(&stamp)?;
+        let HeldBody::Control(request) = &held.body else { return None };
+        // These have no other outcome.
+        let plain = matches!(**request, Request::NexusLost | Request::Reset(_) | Request::SiteStarted { .. });
+        let there = if plain { Verdict::Done } else { Verdict::Unreachable };
+        (stamp <= self.outbound.acked && held.append != AppendSeq(0)).then_some(there)
     }
 
     fn pending_own(&self, stamp: Stamp) -> bool {
@@ -420,10 +423,11 @@ impl Engine {
         let HeldBody::Control(request) = &held.body else { return };
         let (id, nexus, request) = (held.volume, held.nexus(stamp.site), request.clone());
         let (undo, wanted) = (undo_of(&request), wants_unit(&request));
+        let superseded = undo.as_ref().is_some_and(|undo| self.is_superseded(id, stamp, nexus, undo));
         let doubt = [here, there].contains(&Verdict::Unreachable);
         let differ = (here == Verdict::Done) != (there == Verdict::Done);
         if verdict == Verdict::Done {
-            if let Some((way, third_party)) = wanted {
+            if let Some((way, third_party)) = wanted.filter(|_| !superseded) {
                 self.order.passes.holders.insert((id, nexus, way), third_party);
             }
             return;
@@ -438,7 +442,6 @@ impl Engine {
         let holders = &self.order.passes.holders;
         let held_before =
             wanted.is_some_and(|(way, third_party)| holders.get(&(id, nexus, way)) == Some(&third_party));
-        let superseded = undo.as_ref().is_some_and(|undo| self.is_superseded(id, stamp, nexus, undo));
         if differ {
             let differed = &mut self.order.passes.differed;
             differed.insert(stamp);

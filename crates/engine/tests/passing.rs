@@ -580,33 +580,58 @@ fn what_a_host_was_granted_is_not_taken_back_for_what_it_asked_before() {
 /// The other site has destaged it, and was started anew: it does not know any more what its store said.
 #[test]
 fn an_outcome_that_nobody_knows_any_more_is_in_doubt() {
-    let store = |site: SiteId, request: &Request| match request {
-        Request::Reserve { .. } if site == B => Verdict::Conflict,
-        _ => Verdict::Done,
-    };
-    let mut pair = paired();
-    ask(&mut pair, host(A, 1), 1, RESERVE);
-    pair.settle();
-    // Its promise passes the request, so that B may destage it; what B says to it is lost with the line.
-    pair.pass(2 * MS);
-    pair.deliver(B);
-    pair.pass(200 * MS);
-    pair.deliver(B);
-    SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &store));
-    SiteId::BOTH.iter().for_each(|site| pair.make_durable(*site));
-    assert!(pair.wire[0].iter().any(|message| matches!(message, Message::Passed { .. })));
-    for site in SiteId::BOTH {
-        pair.engines[site.index()].handle_link_closed(pair.now);
+    for (request, undone) in
+        [(RESERVE, &["RELEASE", "site started"][..]), (Request::Reset(Reset::Unit), &["site started"])]
+    {
+        let store = |site: SiteId, request: &Request| match request {
+            Request::Reserve { .. } if site == B => Verdict::Conflict,
+            _ => Verdict::Done,
+        };
+        let mut pair = paired();
+        ask(&mut pair, host(A, 1), 1, request);
+        pair.settle();
+        // A's promise passes the request, so that B may destage it; what B says to it is lost with the line.
+        pair.pass(2 * MS);
+        pair.deliver(B);
+        pair.pass(200 * MS);
+        pair.deliver(B);
+        SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &store));
+        SiteId::BOTH.iter().for_each(|site| pair.make_durable(*site));
+        assert!(pair.wire[0].iter().any(|message| matches!(message, Message::Passed { .. })));
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_closed(pair.now);
+        }
+        pair.wire = [vec![], vec![]];
+        pair.pass(200 * MS);
+        pair.make_durable(B);
+        pair.crash(B, RULES);
+        pair.connect();
+        assert_eq!(played(&mut pair, A), undone);
+        assert_eq!(alarms(&pair, A).iter().any(|text| text.contains("units differ over")), undone.len() == 2);
     }
-    pair.wire = [vec![], vec![]];
-    pair.pass(200 * MS);
-    pair.make_durable(B);
-    pair.crash(B, RULES);
-    pair.connect();
-    assert_eq!(played(&mut pair, A), ["RELEASE", "site started"]);
-    let said =
-        |action: &Action| matches!(action, Action::Notice { text, .. } if text.contains("units differ over"));
-    assert!(pair.seen[0].iter().any(said), "nobody is told");
+}
+
+/// It asked for both before it heard of either.
+#[test]
+fn who_released_what_it_was_granted_meanwhile_is_no_holder() {
+    let mut pair = paired();
+    for (op, request) in (1..).zip([RESERVE, RELEASE]) {
+        ask(&mut pair, host(A, 1), op, request);
+    }
+    pair.settle();
+    answer(&mut pair, B, &does_all);
+    let mut heard_late = vec![];
+    for _ in 0..6 {
+        SiteId::BOTH.iter().for_each(|site| pair.make_durable(*site));
+        heard_late.append(&mut pair.wire[0]);
+        pair.deliver(B);
+        SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &does_all));
+    }
+    pair.wire[0] = heard_late;
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::Done)));
+    ask_while_b_is_away(&mut pair, 3, RESERVE);
+    assert_eq!(played(&mut pair, B), ["RELEASE"]);
 }
 
 #[test]
