@@ -503,7 +503,7 @@ impl Site {
     /// unit alone.
     fn unit_was_reset(&mut self, now: Now, id: VolumeId, port: Port) {
         let Some(unit) = self.units.get_mut(&id).filter(|_| self.engine.kept_by_disk(id)) else { return };
-        if unit.was_reset(port) && !unit.book.is_empty() {
+        if unit.was_reset(now.mono, port) && !unit.book.is_empty() {
             let text = format!(
                 "the unit of volume {id} was reset, and what was reserved there is gone: released at both sites"
             );

@@ -213,7 +213,7 @@ struct Session {
     away_since: Option<u64>,
     /// When a host's command last went through it.
     used: u64,
-    /// The unit was reset, and this nexus will be told of it, too.
+    /// The unit was reset, and this nexus may be told of it, too: it is asked.
     hears_of_reset: bool,
 }
 
@@ -602,7 +602,7 @@ impl Unit {
             Use::Look if answer.is_attention() => {
                 self.out.push_back(UnitAction::Attention { port, sense: answer.sense });
             }
-            Use::Look => {}
+            Use::Look => session.hears_of_reset = false,
             Use::Pass(ticket) => self.passed(ticket, Ok(answer)),
             Use::Data(part) => {
                 self.part_answered(now, port, part, answer);
@@ -636,20 +636,22 @@ impl Unit {
             self.out.push_back(UnitAction::NobodyRegistered { nexus });
         }
         self.facts = Some(facts);
+        // A session that is new hears nothing of a reset before it, and lets its host in all the same; whoever had reserved
+        // the unit may not use theirs.
         if port != Port::Site && !self.book.is_empty() {
-            self.look(now);
+            self.look(now, Port::Site);
         }
         self.leave(now, port);
     }
 
-    /// Asks the site's own session for news. A session that is new hears nothing of a reset before it, lets its host in
-    /// all the same, and whoever had reserved the unit may not use theirs.
-    fn look(&mut self, now: u64) {
-        let Some(session) = self.sessions.get_mut(&Port::Site) else { return };
+    /// Asks the unit for news in a session, if that stands.
+    fn look(&mut self, now: u64, port: Port) {
+        let Some(session) = self.sessions.get_mut(&port) else { return };
         let Stage::Ready { initiator, .. } = &mut session.stage else { return };
         initiator.submit(self.next_tag, lun(self.address.lun), test_unit_ready(), Payload::None);
         session.tasks.insert(self.next_tag, Task { use_: Use::Look, until: now + COMMAND_MAX });
         self.next_tag += 1;
+        self.stirred = true;
     }
 
     /// A session is over: what was under way is unknown.

@@ -813,7 +813,7 @@ fn a_reset_of_the_unit_is_news_once() {
         world.unit.pass(nexus(host), test_unit_ready(), Bytes::new(), 0);
     }
     world.run();
-    let told = |world: &mut World, host| world.unit.was_reset(Port::Host(nexus(host)));
+    let told = |world: &mut World, host| world.unit.was_reset(world.now, Port::Host(nexus(host)));
     assert!(told(&mut world, 1));
     assert!(!told(&mut world, 2) && !told(&mut world, 3), "of the same reset");
     assert!(told(&mut world, 2), "of another");
@@ -823,6 +823,9 @@ fn a_reset_of_the_unit_is_news_once() {
     world.cut();
     world.wait(3 * SECOND);
     assert!(told(&mut world, 2), "of one behind that");
+    // One that is asked and has nothing to say is not waited for.
+    world.run();
+    assert!(told(&mut world, 3), "of one behind that");
 }
 
 #[test]
