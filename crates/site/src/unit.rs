@@ -35,7 +35,7 @@ use crate::api::{ChapConfig, Severity};
 use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
 use biplex_front::iscsi::initiator::{
-    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, test_unit_ready,
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, persistent_reserve_in, test_unit_ready,
 };
 use biplex_store::{DiskResult, DiskTicket};
 use book::Book;
@@ -53,6 +53,9 @@ const LOGIN_MAX: u64 = 10_000_000_000;
 const COMMAND_MAX: u64 = 15_000_000_000;
 /// The same for SYNCHRONIZE CACHE, which waits for the medium.
 const SYNC_MAX: u64 = 60_000_000_000;
+/// PERSISTENT RESERVE IN: READ KEYS, and room for the first of them.
+const READ_KEYS: u8 = 0x00;
+const KEYS_BYTES: u16 = 16;
 /// First and longest pause between attempts to connect, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;
 const PAUSE_MAX: u64 = 2_000_000_000;
@@ -166,6 +169,8 @@ enum Use {
     Probe,
     /// Whether there is news.
     Look,
+    /// Whether anybody is registered.
+    Keys,
     Data(Part),
     Pass(PassTicket),
 }
@@ -461,8 +466,7 @@ impl Unit {
     pub fn handle_connected(&mut self, now: u64, conn: UnitConn) {
         let Some(port) = self.port_of(conn) else { return };
         let config = self.address.login(&self.pair, self.site, self.volume, port);
-        let host = matches!(port, Port::Host(_));
-        let probe = Box::new(Probe::new(self.blocks, self.facts.clone(), host));
+        let probe = Box::new(Probe::new(self.blocks, self.facts.clone()));
         if let Some(session) = self.sessions.get_mut(&port) {
             // Randomness is used for mutual CHAP alone, which is not offered.
             let initiator = Box::new(Initiator::new(config, Box::new(|bytes| bytes.fill(0))));
@@ -603,6 +607,13 @@ impl Unit {
                 self.out.push_back(UnitAction::Attention { port, sense: answer.sense });
             }
             Use::Look => session.hears_of_reset = false,
+            Use::Keys => {
+                // SPC-4 6.15.2: ADDITIONAL LENGTH. Not every unit knows this, and a reservation may forbid it.
+                let nobody = answer.status == answer::GOOD && answer.data.get(4..8) == Some(&[0; 4]);
+                if let (Port::Host(nexus), true) = (port, nobody) {
+                    self.out.push_back(UnitAction::NobodyRegistered { nexus });
+                }
+            }
             Use::Pass(ticket) => self.passed(ticket, Ok(answer)),
             Use::Data(part) => {
                 self.part_answered(now, port, part, answer);
@@ -632,24 +643,30 @@ impl Unit {
                 (Some(_), None) => {}
             }
         }
-        if let (Port::Host(nexus), Some(false)) = (port, facts.registered) {
-            self.out.push_back(UnitAction::NobodyRegistered { nexus });
-        }
         self.facts = Some(facts);
         // A session that is new hears nothing of a reset before it, and lets its host in all the same; whoever had reserved
         // the unit may not use theirs.
         if port != Port::Site && !self.book.is_empty() {
             self.look(now, Port::Site);
         }
+        if port != Port::Site {
+            // Nobody waits for it, so it may take as long as it takes.
+            let cdb = persistent_reserve_in(READ_KEYS, KEYS_BYTES);
+            self.ask_aside(port, (cdb, Payload::In(u32::from(KEYS_BYTES))), Use::Keys, u64::MAX);
+        }
         self.leave(now, port);
     }
 
     /// Asks the unit for news in a session, if that stands.
     fn look(&mut self, now: u64, port: Port) {
+        self.ask_aside(port, (test_unit_ready(), Payload::None), Use::Look, now + COMMAND_MAX);
+    }
+
+    fn ask_aside(&mut self, port: Port, (cdb, payload): ([u8; 16], Payload), use_: Use, until: u64) {
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let Stage::Ready { initiator, .. } = &mut session.stage else { return };
-        initiator.submit(self.next_tag, lun(self.address.lun), test_unit_ready(), Payload::None);
-        session.tasks.insert(self.next_tag, Task { use_: Use::Look, until: now + COMMAND_MAX });
+        initiator.submit(self.next_tag, lun(self.address.lun), cdb, payload);
+        session.tasks.insert(self.next_tag, Task { use_, until });
         self.next_tag += 1;
         self.stirred = true;
     }
@@ -676,7 +693,7 @@ impl Unit {
         }
         for task in tasks.into_values() {
             match task.use_ {
-                Use::Probe | Use::Look => {}
+                Use::Probe | Use::Look | Use::Keys => {}
                 Use::Pass(ticket) => self.passed(ticket, Err(self.said(why))),
                 Use::Data(part) => self.part_lost(port, part, why),
             }

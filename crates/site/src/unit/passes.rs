@@ -69,7 +69,8 @@ impl Unit {
     pub fn prune(&mut self, now: u64, needs: impl Fn(Nexus) -> bool) {
         let idle = |(port, session): (&Port, &Session)| match port {
             Port::Host(nexus) => {
-                let busy = !session.passes.is_empty() || !session.tasks.is_empty() || !session.is_ready();
+                let waits = session.tasks.values().any(|task| !matches!(task.use_, Use::Keys));
+                let busy = waits || !session.passes.is_empty() || !session.is_ready();
                 let kept = busy || self.book.has(*nexus) || name::is_stand_in(*nexus) || needs(*nexus);
                 (!kept && session.used.saturating_add(IDLE_MAX) <= now).then_some(*nexus)
             }

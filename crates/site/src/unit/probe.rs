@@ -2,15 +2,13 @@
 //!
 //! ```text
 //! TEST UNIT READY* ─▶ INQUIRY ─▶ VPD 80h ─▶ VPD B0h ─▶ VPD B2h ─▶ MODE SENSE ─▶ VPD 83h ─┐
-//!      Facts ◀─ READ CAPACITY(16) ◀─ REPORT SUPPORTED OPERATION CODES* ◀─ PERSISTENT RESERVE IN (a host's) ◀─┘
+//!                  Facts ◀─ READ CAPACITY(16) ◀─ REPORT SUPPORTED OPERATION CODES* ◀───────────────────────────┘
 //! ```
 //! A unit of the wrong size, block length or kind is refused: nothing is ever written to it.
 
 use super::answer::{Answer, Verdict};
 use biplex_engine::BLOCK_BYTES;
-use biplex_front::iscsi::initiator::{
-    Payload, inquiry, persistent_reserve_in, read_capacity16, test_unit_ready,
-};
+use biplex_front::iscsi::initiator::{Payload, inquiry, read_capacity16, test_unit_ready};
 use std::collections::VecDeque;
 
 /// Blocks of one transfer at most, whatever the unit takes: 256 KiB.
@@ -63,8 +61,6 @@ pub struct Facts {
     pub parts: Option<Parts>,
     /// RELATIVE TARGET PORT IDENTIFIER of the port that was asked (SPC-4 7.8.6.7), if it has one.
     pub port: Option<u16>,
-    /// Whether anybody was registered at this login, of a host's session; `None`: it did not say.
-    pub registered: Option<bool>,
 }
 
 impl std::fmt::Display for Facts {
@@ -107,15 +103,11 @@ enum Step {
     Thin,
     Mode,
     Port,
-    Keys,
     /// REPORT SUPPORTED OPERATION CODES about this one.
     Known(u8),
     Capacity,
 }
 
-/// PERSISTENT RESERVE IN: READ KEYS, and room for the first of them.
-const READ_KEYS: u8 = 0x00;
-const KEYS_BYTES: u16 = 16;
 const RESERVE6: u8 = 0x16;
 const RESERVE10: u8 = 0x56;
 /// What a unit is asked with about blocks that may lie in extents: MODE SELECT(6), COMPARE AND WRITE, VERIFY(16).
@@ -132,8 +124,6 @@ pub(super) struct Probe {
     step: Step,
     attentions: u32,
     blocks_wanted: u64,
-    /// It is a host's session.
-    host: bool,
     /// What an earlier login found.
     known: Option<Facts>,
     facts: Facts,
@@ -157,7 +147,7 @@ pub(super) enum Next {
 }
 
 impl Probe {
-    pub(super) fn new(blocks_wanted: u64, known: Option<Facts>, host: bool) -> Probe {
+    pub(super) fn new(blocks_wanted: u64, known: Option<Facts>) -> Probe {
         let facts = Facts {
             model: String::new(),
             serial: None,
@@ -168,13 +158,11 @@ impl Probe {
             cache: None,
             parts: None,
             port: None,
-            registered: None,
         };
         Probe {
             step: Step::Ready,
             attentions: 0,
             blocks_wanted,
-            host,
             known,
             facts,
             unmaps: false,
@@ -194,7 +182,6 @@ impl Probe {
             Step::Thin => (inquiry(Some(0xb2), 64), Payload::In(64)),
             Step::Mode => (mode_sense_caching(), Payload::In(192)),
             Step::Port => (inquiry(Some(0x83), 1024), Payload::In(1024)),
-            Step::Keys => (persistent_reserve_in(READ_KEYS, KEYS_BYTES), Payload::In(u32::from(KEYS_BYTES))),
             Step::Known(code) => (report_supported(code), Payload::In(64)),
             Step::Capacity => (read_capacity16(), Payload::In(32)),
         }
@@ -238,12 +225,7 @@ impl Probe {
             },
             (Step::Port, Some(bytes)) => {
                 self.facts.port = relative_port(bytes);
-                self.following()
-            }
-            (Step::Keys, keys) => {
-                // SPC-4 6.15.2: ADDITIONAL LENGTH. Not every unit knows this, and a reservation may forbid it.
-                self.facts.registered = keys.and_then(|keys| keys.get(4..8)).map(|length| length != [0; 4]);
-                self.following()
+                Step::Known(RESERVE10)
             }
             (Step::Known(code), Some(bytes)) => self.take_usage(code, usage_of(code, bytes)),
             // SPC-4 5.13.1: exclusive access keeps this one out. Another session, or time, will tell.
@@ -264,9 +246,7 @@ impl Probe {
                 self.following()
             }
             (Step::Capacity, None) if verdict == Verdict::Conflict && self.known.is_some() => {
-                let registered = self.facts.registered;
-                let known = self.known.clone().map(|known| Facts { registered, ..known });
-                return known.map_or(Next::Ask, Next::Fit);
+                return self.known.clone().map_or(Next::Ask, Next::Fit);
             }
             (_, None) => return Next::Unfit(format!("{}: {answer}", self.name())),
         };
@@ -282,8 +262,7 @@ impl Probe {
             Step::Limits => Step::Thin,
             Step::Thin => Step::Mode,
             Step::Mode => Step::Port,
-            Step::Port if self.host => Step::Keys,
-            Step::Port | Step::Keys => Step::Known(RESERVE10),
+            Step::Port => Step::Known(RESERVE10),
             Step::Known(_) | Step::Capacity => Step::Capacity,
         }
     }
@@ -297,7 +276,6 @@ impl Probe {
             Step::Thin => "INQUIRY of page B2h",
             Step::Mode => "MODE SENSE(6)",
             Step::Port => "INQUIRY of page 83h",
-            Step::Keys => "PERSISTENT RESERVE IN",
             Step::Known(_) => "REPORT SUPPORTED OPERATION CODES",
             Step::Capacity => "READ CAPACITY(16)",
         }

@@ -660,7 +660,7 @@ fn passes_go_through_their_own_nexus_once_and_come_back_as_they_are() {
     let late = world.unit.pass(nexus(1), cdb, Bytes::new(), 8);
     world.wait(11 * SECOND);
     assert!(world.passed[&late].as_ref().expect_err("late").contains("connection refused"));
-    assert_eq!(world.array.count(0x5e), 5, "one of them at the login");
+    assert_eq!(world.array.count(0x5e), 5, "one of them behind the login");
 }
 
 #[test]
