@@ -298,12 +298,15 @@ impl Engine {
             let victims = all.iter().filter(|one| one.key == *victim && one.registrant.nexus != nexus);
             effects.extend(victims.map(|one| Effect::Abort(one.registrant.nexus)));
         }
+        let mut forgotten = None;
         if !Kept::remains(&request, verdict) {
             held.fate = Fate::Missed;
         } else {
             let limit = self.config.reservation_bytes;
             for (who, kept) in Kept::of(volume.rules, &volume.ledger.live, nexus, &request) {
-                effects.extend(volume.ledger.live.apply_within(limit, stamp, who, &kept).1);
+                let (kept, follows) = volume.ledger.live.apply_within(limit, stamp, who, &kept);
+                effects.extend(follows);
+                forgotten = forgotten.or((kept == Verdict::NoRoomToRegister).then_some(who));
             }
         }
         // All nexuses that a site had with a unit end when it does, and so do their SCSI-2 reservations.
@@ -319,6 +322,12 @@ impl Engine {
         let text =
             format!("volume {name}: {} by {nexus}, stamp {stamp}: its unit: {verdict}", request.name());
         self.notice(Severity::Info, text);
+        if let Some(who) = forgotten {
+            let text = format!(
+                "volume {name}: more hosts are registered with the units than the pair can remember, {who} among them, and                  more that were preempted: while such a one has a unit reserved, data may find no way to it. Have a                  registered host CLEAR, and those that stay register anew"
+            );
+            self.notice(Severity::Alarm, text);
+        }
         self.order.passes.forget_holders(id, nexus, &request);
         if stamp.site == own {
             self.outcome_here(stamp, verdict);

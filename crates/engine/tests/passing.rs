@@ -179,6 +179,31 @@ fn what_one_store_cannot_reserve_is_released_by_its_name_at_the_other() {
     }
 }
 
+/// A host that registered and is not remembered may lose its nexus with the store, and data its way.
+#[test]
+fn where_nobody_more_can_be_remembered_the_operator_is_told() {
+    let mut pair = paired();
+    for group in 1..=2 {
+        assert!(alarms(&pair, A).is_empty(), "{group}");
+        let one = |host: u64| Registrant {
+            nexus: Nexus { host: HostId(group << 8 | host), isid: 1, site: A },
+            name: "iqn.2026-11.example:more".into(),
+        };
+        let also = (1..=64).map(one).collect();
+        let Request::Register { key, new_key, aptpl, all_ports, name, .. } = register() else {
+            unreachable!("it is one");
+        };
+        let register = Request::Register { key, new_key, aptpl, all_ports, name, also };
+        ask(&mut pair, host(A, group << 8), group, register);
+        settle(&mut pair, &does_all);
+        assert_eq!(pair.outcome(A, group), Some(Outcome::Verdict(Verdict::Done)));
+    }
+    for site in SiteId::BOTH {
+        let told = alarms(&pair, site);
+        assert!(told.len() == 1 && told[0].contains("more hosts are registered"), "{told:?}");
+    }
+}
+
 /// They need nexuses with the stores, for data may have to go through them.
 #[test]
 fn who_was_registered_along_or_moved_to_is_remembered() {
