@@ -477,6 +477,7 @@ impl Engine {
         let own_newest = self.outbound.issued;
         self.session.recovered(own_newest);
         self.look_ahead();
+        self.suspect_holders();
         self.conflicts.clear();
         self.conflicts_seen = 0;
         for volume in self.volumes.values_mut() {

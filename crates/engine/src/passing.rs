@@ -27,6 +27,7 @@ use crate::mutant::{Mutant, planted};
 use crate::reserve::{Attention, Effect, Request, Reservations, Reset, Verdict};
 use crate::units::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// How many outcomes are remembered while the other site's is not known.
@@ -45,26 +46,83 @@ pub(crate) struct Passes {
     differed: BTreeSet<Stamp>,
     /// Outcomes here that are on their way into the own journal.
     written: BTreeMap<Stamp, (VolumeId, Verdict)>,
-    /// Nexuses of this site that reserved something at both units. Asking for it again they lose nothing if one unit
-    /// does not answer.
-    holders: BTreeSet<(VolumeId, Nexus)>,
+    /// Nexuses of this site that reserved the unit at both, or may have in an earlier run; by SCSI-2, for which third
+    /// party. Asking for it again they lose nothing if one unit does not answer.
+    holders: BTreeMap<(VolumeId, Nexus, Way), Option<HostId>>,
+}
+
+/// How a unit is reserved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Way {
+    Scsi2,
+    Persistent,
+}
+
+/// What a request asks for that could be had before and be had again: the unit. Extents of the same id supersede.
+fn wants_unit(request: &Request) -> Option<(Way, Option<HostId>)> {
+    match request {
+        Request::Reserve { third_party, extents: None } => Some((Way::Scsi2, *third_party)),
+        Request::ReservePersistent { .. } => Some((Way::Persistent, None)),
+        Request::Reserve { .. }
+        | Request::Release { .. }
+        | Request::Register { .. }
+        | Request::ReleasePersistent { .. }
+        | Request::Clear { .. }
+        | Request::Preempt { .. }
+        | Request::Move { .. }
+        | Request::Reset(_)
+        | Request::SetModes(_)
+        | Request::NexusLost
+        | Request::SiteStarted { .. } => None,
+    }
+}
+
+/// What takes back what a request was granted.
+fn undo_of(request: &Request) -> Option<Request> {
+    match request {
+        Request::Reserve { third_party, extents } => Some(Request::Release {
+            third_party: *third_party,
+            extents: extents.as_ref().map(|extents| extents.id),
+        }),
+        // Of all registrants' reservation it would take their part, too.
+        Request::ReservePersistent { key, kind } if !kind.all_hold() => {
+            Some(Request::ReleasePersistent { key: *key, kind: *kind })
+        }
+        Request::ReservePersistent { .. }
+        | Request::Release { .. }
+        | Request::Register { .. }
+        | Request::ReleasePersistent { .. }
+        | Request::Clear { .. }
+        | Request::Preempt { .. }
+        | Request::Move { .. }
+        | Request::Reset(_)
+        | Request::SetModes(_)
+        | Request::NexusLost
+        | Request::SiteStarted { .. } => None,
+    }
 }
 
 impl Passes {
-    /// A request was executed: who does not surely hold something any more?
+    /// A request was executed: who does not surely hold the unit any more?
     fn forget_holders(&mut self, id: VolumeId, nexus: Nexus, request: &Request) {
-        match request {
-            Request::Release { .. } | Request::ReleasePersistent { .. } | Request::NexusLost => {
-                self.holders.remove(&(id, nexus));
+        let asks = |who: Nexus| who == nexus;
+        let (way, ends): (Way, &dyn Fn(Nexus) -> bool) = match request {
+            Request::Release { extents: None, .. } | Request::NexusLost => (Way::Scsi2, &asks),
+            Request::Reset(Reset::TaskSet) => return,
+            Request::Reset(_) | Request::SiteStarted { .. } => (Way::Scsi2, &|_| true),
+            Request::ReleasePersistent { .. } | Request::Register { new_key: 0, .. } => {
+                (Way::Persistent, &asks)
             }
-            Request::Register { .. }
-            | Request::Clear { .. }
-            | Request::Preempt { .. }
-            | Request::Move { .. }
-            | Request::Reset(_)
-            | Request::SiteStarted { .. } => self.holders.retain(|(of, _)| *of != id),
-            Request::Reserve { .. } | Request::ReservePersistent { .. } | Request::SetModes(_) => {}
-        }
+            Request::Clear { .. } | Request::Move { .. } => (Way::Persistent, &|_| true),
+            // Who preempts and held it holds it.
+            Request::Preempt { .. } => (Way::Persistent, &|who| who != nexus),
+            Request::Reserve { .. }
+            | Request::Release { .. }
+            | Request::Register { .. }
+            | Request::ReservePersistent { .. }
+            | Request::SetModes(_) => return,
+        };
+        self.holders.retain(|(of, who, by), _| *of != id || *by != way || !ends(*who));
     }
 
     /// Whether the units differed over it: asked again at once, they would again.
@@ -240,12 +298,15 @@ impl Engine {
             let victims = all.iter().filter(|one| one.key == *victim && one.registrant.nexus != nexus);
             effects.extend(victims.map(|one| Effect::Abort(one.registrant.nexus)));
         }
+        let mut forgotten = None;
         if !Kept::remains(&request, verdict) {
             held.fate = Fate::Missed;
         } else {
             let limit = self.config.reservation_bytes;
             for (who, kept) in Kept::of(volume.rules, &volume.ledger.live, nexus, &request) {
-                effects.extend(volume.ledger.live.apply_within(limit, stamp, who, &kept).1);
+                let (kept, follows) = volume.ledger.live.apply_within(limit, stamp, who, &kept);
+                effects.extend(follows);
+                forgotten = forgotten.or((kept == Verdict::NoRoomToRegister).then_some(who));
             }
         }
         // All nexuses that a site had with a unit end when it does, and so do their SCSI-2 reservations.
@@ -261,6 +322,12 @@ impl Engine {
         let text =
             format!("volume {name}: {} by {nexus}, stamp {stamp}: its unit: {verdict}", request.name());
         self.notice(Severity::Info, text);
+        if let Some(who) = forgotten {
+            let text = format!(
+                "volume {name}: more hosts are registered with the units than the pair can remember, {who} among them, and                  more that were preempted: while such a one has a unit reserved, data may find no way to it. Have a                  registered host CLEAR, and those that stay register anew"
+            );
+            self.notice(Severity::Alarm, text);
+        }
         self.order.passes.forget_holders(id, nexus, &request);
         if stamp.site == own {
             self.outcome_here(stamp, verdict);
@@ -285,11 +352,20 @@ impl Engine {
         }
     }
 
+    /// Recovery is over: who is registered may hold a persistent reservation since an earlier run. By SCSI-2 nobody does.
+    pub(crate) fn suspect_holders(&mut self) {
+        let ids: Vec<VolumeId> = self.volumes.keys().copied().filter(|id| self.kept_by_disk(*id)).collect();
+        for id in ids {
+            let own = self.registrants(id).into_iter().filter(|nexus| nexus.site == self.config.site);
+            self.order.passes.holders.extend(own.map(|nexus| ((id, nexus, Way::Persistent), None)));
+        }
+    }
+
     fn outcome_here(&mut self, stamp: Stamp, verdict: Verdict) {
         if planted(Mutant::OwnUnitDecides) {
             return self.order.decided(stamp, verdict);
         }
-        match self.order.passes.heard.remove(&stamp) {
+        match self.order.passes.heard.remove(&stamp).or_else(|| self.forgotten(stamp)) {
             Some(there) => self.compare_outcomes(stamp, verdict, there),
             None => {
                 let own = &mut self.order.passes.own;
@@ -321,6 +397,28 @@ impl Engine {
         self.pump_owed(now);
     }
 
+    /// The peer has acked more: what it had to tell of own requests up to there it told before, or does not know any more.
+    pub(crate) fn settle_forgotten(&mut self) {
+        let all = self.order.passes.own.range(..=self.outbound.acked).map(|(stamp, here)| (*stamp, *here));
+        for (stamp, here) in all.collect::<Vec<_>>() {
+            if let Some(there) = self.forgotten(stamp) {
+                self.order.passes.own.remove(&stamp);
+                self.compare_outcomes(stamp, here, there);
+            }
+        }
+    }
+
+    /// What is to be thought of an own request that the peer has executed and will not tell of: it destaged it and was
+    /// started anew before the line told. What an earlier run of this site asked for may have been told to that.
+    fn forgotten(&self, stamp: Stamp) -> Option<Verdict> {
+        let held = self.entries[stamp.site.index()].get(&stamp)?;
+        let HeldBody::Control(request) = &held.body else { return None };
+        // These have no other outcome.
+        let plain = matches!(**request, Request::NexusLost | Request::Reset(_) | Request::SiteStarted { .. });
+        let there = if plain { Verdict::Done } else { Verdict::Unreachable };
+        (stamp <= self.outbound.acked && held.append != AppendSeq(0)).then_some(there)
+    }
+
     fn pending_own(&self, stamp: Stamp) -> bool {
         self.volumes.values().any(|volume| volume.ledger.pending.contains_key(&stamp))
     }
@@ -333,32 +431,13 @@ impl Engine {
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (id, nexus, request) = (held.volume, held.nexus(stamp.site), request.clone());
-        let undo = match &*request {
-            Request::Reserve { third_party, extents } => Some(Request::Release {
-                third_party: *third_party,
-                extents: extents.as_ref().map(|extents| extents.id),
-            }),
-            // Of all registrants' reservation it would take their part, too.
-            Request::ReservePersistent { key, kind } if !kind.all_hold() => {
-                Some(Request::ReleasePersistent { key: *key, kind: *kind })
-            }
-            Request::ReservePersistent { .. }
-            | Request::Release { .. }
-            | Request::Register { .. }
-            | Request::ReleasePersistent { .. }
-            | Request::Clear { .. }
-            | Request::Preempt { .. }
-            | Request::Move { .. }
-            | Request::Reset(_)
-            | Request::SetModes(_)
-            | Request::NexusLost
-            | Request::SiteStarted { .. } => None,
-        };
+        let (undo, wanted) = (undo_of(&request), wants_unit(&request));
+        let superseded = undo.as_ref().is_some_and(|undo| self.is_superseded(id, stamp, nexus, undo));
         let doubt = [here, there].contains(&Verdict::Unreachable);
         let differ = (here == Verdict::Done) != (there == Verdict::Done);
         if verdict == Verdict::Done {
-            if undo.is_some() {
-                self.order.passes.holders.insert((id, nexus));
+            if let Some((way, third_party)) = wanted.filter(|_| !superseded) {
+                self.order.passes.holders.insert((id, nexus, way), third_party);
             }
             return;
         }
@@ -369,7 +448,9 @@ impl Engine {
         if idle || !(differ || perhaps) {
             return;
         }
-        let held_before = self.order.passes.holders.contains(&(id, nexus));
+        let holders = &self.order.passes.holders;
+        let held_before =
+            wanted.is_some_and(|(way, third_party)| holders.get(&(id, nexus, way)) == Some(&third_party));
         if differ {
             let differed = &mut self.order.passes.differed;
             differed.insert(stamp);
@@ -378,6 +459,7 @@ impl Engine {
             }
         }
         let what = match undo {
+            Some(_) if superseded => "What it asked for behind this counts",
             Some(_) if held_before => "What it held before it holds on",
             Some(_) => "What the one granted, or may have, is released again",
             None => {
@@ -395,9 +477,24 @@ impl Engine {
         self.notice(told, text);
         if let Some(undo) = undo
             && !held_before
+            && !superseded
         {
             self.order.owe(id, nexus, undo);
         }
+    }
+
+    /// Whether a nexus is known to have asked for the same again, or for its end, behind a request: to take back what that
+    /// was granted would now take what it was told it has. So it is where a run before this one took it back, and where a
+    /// host did not wait for the answer.
+    fn is_superseded(&self, id: VolumeId, stamp: Stamp, nexus: Nexus, undo: &Request) -> bool {
+        let later = (Bound::Excluded(stamp), Bound::Unbounded);
+        self.entries[stamp.site.index()].range(later).any(|(_, held)| match &held.body {
+            HeldBody::Control(request) => {
+                let same = **request == *undo || undo_of(request).as_ref() == Some(undo);
+                held.volume == id && held.nexus(stamp.site) == nexus && same
+            }
+            HeldBody::Data(_) | HeldBody::Fill(_) | HeldBody::Unmap | HeldBody::Swap(_) => false,
+        })
     }
 
     /// The last known request of a volume that is not executed and may end a reservation. Only for such a one does a
@@ -415,9 +512,10 @@ impl Engine {
 
     /// A nexus that a host has with the unit here was lost, and with it what it reserved by SCSI-2, at this unit alone.
     /// That must not stand at the other: for the pair it is a reset of the unit, told to all (SAM-5 6.3.3).
-    pub fn handle_unit_lost(&mut self, now: Now, id: VolumeId) {
+    /// `reset`: of which kind.
+    pub fn handle_unit_lost(&mut self, now: Now, id: VolumeId, reset: Reset) {
         let nobody = Nexus { host: HostId(0), isid: 0, site: self.config.site };
-        self.order.owe(id, nobody, Request::Reset(Reset::Unit));
+        self.order.owe(id, nobody, Request::Reset(reset));
         self.pump_owed(now);
     }
 

@@ -475,6 +475,7 @@ impl Engine {
         out.uncharge(out.peer_destaged.min(self.cuts.recycled));
         self.session.peer_in_step = ack.resumed;
         self.execute(now);
+        self.settle_forgotten();
         self.wake_acked();
         self.pump_outbound();
         self.pump_doors(now);

@@ -5,13 +5,16 @@ mod back_to_back;
 use back_to_back::{MS, Pair, VOLUME, host};
 use biplex_engine::engine::*;
 use biplex_engine::message::Message;
-use biplex_engine::reserve::{Claim, ExtentKind, Extents, Registrant, Request, Reset, Verdict};
+use biplex_engine::reserve::{
+    Claim, ExtentKind, Extents, PersistentKind, Registrant, Request, Reset, Verdict,
+};
 use biplex_engine::*;
 
 const A: SiteId = SiteId::A;
 const B: SiteId = SiteId::B;
 const RESERVE: Request = Request::Reserve { third_party: None, extents: None };
 const RELEASE: Request = Request::Release { third_party: None, extents: None };
+const PERSISTENT: Request = Request::ReservePersistent { key: 7, kind: PersistentKind::WriteExclusive };
 
 /// What a store says to a request.
 type Store<'a> = &'a dyn Fn(SiteId, &Request) -> Verdict;
@@ -176,6 +179,31 @@ fn what_one_store_cannot_reserve_is_released_by_its_name_at_the_other() {
     }
 }
 
+/// A host that registered and is not remembered may lose its nexus with the store, and data its way.
+#[test]
+fn where_nobody_more_can_be_remembered_the_operator_is_told() {
+    let mut pair = paired();
+    for group in 1..=2 {
+        assert!(alarms(&pair, A).is_empty(), "{group}");
+        let one = |host: u64| Registrant {
+            nexus: Nexus { host: HostId(group << 8 | host), isid: 1, site: A },
+            name: "iqn.2026-11.example:more".into(),
+        };
+        let also = (1..=64).map(one).collect();
+        let Request::Register { key, new_key, aptpl, all_ports, name, .. } = register() else {
+            unreachable!("it is one");
+        };
+        let register = Request::Register { key, new_key, aptpl, all_ports, name, also };
+        ask(&mut pair, host(A, group << 8), group, register);
+        settle(&mut pair, &does_all);
+        assert_eq!(pair.outcome(A, group), Some(Outcome::Verdict(Verdict::Done)));
+    }
+    for site in SiteId::BOTH {
+        let told = alarms(&pair, site);
+        assert!(told.len() == 1 && told[0].contains("more hosts are registered"), "{told:?}");
+    }
+}
+
 /// They need nexuses with the stores, for data may have to go through them.
 #[test]
 fn who_was_registered_along_or_moved_to_is_remembered() {
@@ -266,7 +294,7 @@ fn a_nexus_that_ends_and_a_store_that_lost_one_release_at_both() {
         answer(&mut pair, site, &does_all);
     }
     settle(&mut pair, &does_all);
-    pair.engines[1].handle_unit_lost(pair.now, VOLUME);
+    pair.engines[1].handle_unit_lost(pair.now, VOLUME, Reset::Unit);
     pair.drain(B);
     pair.settle();
     for site in SiteId::BOTH {
@@ -431,6 +459,203 @@ fn a_holder_that_asks_again_holds_on_though_one_store_does_not_answer() {
     ask(&mut pair, host(A, 1), 4, RESERVE);
     pair.settle();
     SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &away));
+    assert_eq!(played(&mut pair, B), ["RELEASE"]);
+}
+
+/// Asks for it, and while it is under way B's store is away.
+fn ask_while_b_is_away(pair: &mut Pair, op: u64, request: Request) {
+    let away = |site: SiteId, request: &Request| match request {
+        Request::Reserve { .. } | Request::ReservePersistent { .. } if site == B => Verdict::Unreachable,
+        _ => Verdict::Done,
+    };
+    ask(pair, host(A, 1), op, request);
+    pair.settle();
+    SiteId::BOTH.iter().for_each(|site| answer(pair, *site, &away));
+}
+
+#[test]
+fn what_others_ask_for_does_not_make_a_holder_lose_what_it_asks_for_again() {
+    let others = [
+        (host(A, 2), register_from(Some(0), 8)),
+        (host(B, 3), Request::Reset(Reset::Unit)),
+        (host(A, 1), register()),
+        (
+            host(A, 1),
+            Request::Preempt { key: 7, victim: 8, kind: PersistentKind::WriteExclusive, abort: false },
+        ),
+    ];
+    for (nexus, between) in others {
+        let mut pair = paired();
+        for (op, request) in (1..).zip([register(), PERSISTENT]) {
+            ask(&mut pair, host(A, 1), op, request);
+            settle(&mut pair, &does_all);
+            assert_eq!(pair.outcome(A, op), Some(Outcome::Verdict(Verdict::Done)));
+        }
+        let name = between.name();
+        ask(&mut pair, nexus, 3, between);
+        settle(&mut pair, &does_all);
+        ask_while_b_is_away(&mut pair, 4, PERSISTENT);
+        assert_eq!(played(&mut pair, A), [""; 0], "{name} by {nexus}: it holds on");
+    }
+}
+
+#[test]
+fn what_ended_a_reservation_is_no_reason_to_leave_half_of_the_next() {
+    let persistent: &[Request] = &[
+        Request::ReleasePersistent { key: 7, kind: PersistentKind::WriteExclusive },
+        register_from(Some(7), 0),
+        Request::Clear { key: 8 },
+        Request::Preempt { key: 8, victim: 7, kind: PersistentKind::WriteExclusive, abort: false },
+    ];
+    for (held, undo, ends) in [
+        (PERSISTENT, "PR RELEASE", persistent),
+        (RESERVE, "RELEASE", &[RELEASE, Request::Reset(Reset::Unit), Request::NexusLost][..]),
+    ] {
+        for end in ends {
+            let mut pair = paired();
+            ask(&mut pair, host(A, 1), 1, register());
+            settle(&mut pair, &does_all);
+            ask(&mut pair, host(A, 1), 2, held.clone());
+            settle(&mut pair, &does_all);
+            let name = end.name();
+            let by = match end {
+                Request::Clear { .. } | Request::Preempt { .. } | Request::Reset(_) => host(A, 2),
+                _ => host(A, 1),
+            };
+            match end {
+                Request::NexusLost => pair.engines[0].handle_nexus_lost(pair.now, host(A, 1)),
+                end => ask(&mut pair, by, 3, end.clone()),
+            }
+            pair.drain(A);
+            settle(&mut pair, &does_all);
+            ask_while_b_is_away(&mut pair, 4, held.clone());
+            assert_eq!(played(&mut pair, B), [undo], "{name}");
+        }
+    }
+}
+
+/// Of the unit it says nothing that some blocks are asked for in vain, nor the other way round.
+#[test]
+fn a_holder_of_one_thing_is_not_left_with_half_of_another() {
+    let claims =
+        vec![Claim { kind: ExtentKind::WriteExclusive, extent: Extent::new(Lba(8), 8).expect("blocks") }];
+    let extents =
+        |id| Request::Reserve { third_party: None, extents: Some(Extents { id, claims: claims.clone() }) };
+    for held in [RESERVE, extents(1), extents(2)] {
+        let mut pair = paired();
+        ask(&mut pair, host(A, 1), 1, held);
+        settle(&mut pair, &does_all);
+        ask_while_b_is_away(&mut pair, 2, extents(2));
+        assert_eq!(played(&mut pair, A), ["RELEASE extents"]);
+    }
+}
+
+#[test]
+fn a_holder_that_asks_again_after_a_crash_of_its_site_holds_on() {
+    let mut pair = paired();
+    for (op, request) in (1..).zip([register(), PERSISTENT]) {
+        ask(&mut pair, host(A, 1), op, request);
+        settle(&mut pair, &does_all);
+    }
+    pair.crash(A, RULES);
+    pair.connect();
+    settle(&mut pair, &does_all);
+    ask_while_b_is_away(&mut pair, 3, PERSISTENT);
+    assert_eq!(played(&mut pair, A), [""; 0], "it may have held it");
+}
+
+#[test]
+fn what_was_taken_back_before_a_crash_is_not_taken_back_again() {
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, register());
+    settle(&mut pair, &does_all);
+    ask_while_b_is_away(&mut pair, 2, PERSISTENT);
+    assert_eq!(played(&mut pair, A), ["PR RELEASE"]);
+    ask(&mut pair, host(A, 1), 3, PERSISTENT);
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(A, 3), Some(Outcome::Verdict(Verdict::Done)));
+    pair.crash(A, RULES);
+    pair.connect();
+    assert_eq!(played(&mut pair, B), ["site started"], "what it was granted since stands");
+}
+
+/// As a host that waited too long for the first may do.
+#[test]
+fn what_a_host_was_granted_is_not_taken_back_for_what_it_asked_before() {
+    let refused = std::cell::Cell::new(false);
+    let store = |site: SiteId, request: &Request| match request {
+        Request::Reserve { .. } if site == B && !refused.replace(true) => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let mut pair = paired();
+    ask(&mut pair, host(A, 1), 1, RESERVE);
+    ask(&mut pair, host(A, 1), 2, RESERVE);
+    let mut seen = vec![];
+    for _ in 0..8 {
+        pair.settle();
+        seen.extend(asked(&pair, B).into_iter().map(|(_, _, request)| request));
+        SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &store));
+        pair.pass(2 * MS);
+    }
+    assert_eq!(pair.outcome(A, 1), Some(Outcome::Verdict(Verdict::Conflict)));
+    assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::Done)));
+    assert_eq!(seen, [RESERVE, RESERVE]);
+}
+
+/// The other site has destaged it, and was started anew: it does not know any more what its store said.
+#[test]
+fn an_outcome_that_nobody_knows_any_more_is_in_doubt() {
+    for (request, undone) in
+        [(RESERVE, &["RELEASE", "site started"][..]), (Request::Reset(Reset::Unit), &["site started"])]
+    {
+        let store = |site: SiteId, request: &Request| match request {
+            Request::Reserve { .. } if site == B => Verdict::Conflict,
+            _ => Verdict::Done,
+        };
+        let mut pair = paired();
+        ask(&mut pair, host(A, 1), 1, request);
+        pair.settle();
+        // A's promise passes the request, so that B may destage it; what B says to it is lost with the line.
+        pair.pass(2 * MS);
+        pair.deliver(B);
+        pair.pass(200 * MS);
+        pair.deliver(B);
+        SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &store));
+        SiteId::BOTH.iter().for_each(|site| pair.make_durable(*site));
+        assert!(pair.wire[0].iter().any(|message| matches!(message, Message::Passed { .. })));
+        for site in SiteId::BOTH {
+            pair.engines[site.index()].handle_link_closed(pair.now);
+        }
+        pair.wire = [vec![], vec![]];
+        pair.pass(200 * MS);
+        pair.make_durable(B);
+        pair.crash(B, RULES);
+        pair.connect();
+        assert_eq!(played(&mut pair, A), undone);
+        assert_eq!(alarms(&pair, A).iter().any(|text| text.contains("units differ over")), undone.len() == 2);
+    }
+}
+
+/// It asked for both before it heard of either.
+#[test]
+fn who_released_what_it_was_granted_meanwhile_is_no_holder() {
+    let mut pair = paired();
+    for (op, request) in (1..).zip([RESERVE, RELEASE]) {
+        ask(&mut pair, host(A, 1), op, request);
+    }
+    pair.settle();
+    answer(&mut pair, B, &does_all);
+    let mut heard_late = vec![];
+    for _ in 0..6 {
+        SiteId::BOTH.iter().for_each(|site| pair.make_durable(*site));
+        heard_late.append(&mut pair.wire[0]);
+        pair.deliver(B);
+        SiteId::BOTH.iter().for_each(|site| answer(&mut pair, *site, &does_all));
+    }
+    pair.wire[0] = heard_late;
+    settle(&mut pair, &does_all);
+    assert_eq!(pair.outcome(A, 2), Some(Outcome::Verdict(Verdict::Done)));
+    ask_while_b_is_away(&mut pair, 3, RESERVE);
     assert_eq!(played(&mut pair, B), ["RELEASE"]);
 }
 

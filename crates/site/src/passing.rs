@@ -17,19 +17,21 @@ use crate::api::*;
 use crate::onlook::Glimpse;
 use crate::site::{Asker, Site, failed};
 use crate::unit::book::{self, Party, Slot};
-use crate::unit::{Answer, PassTicket, Unit, is_onlooker};
+use crate::unit::{Answer, PassTicket, Port, Unit, is_onlooker};
 use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::mutant::{Mutant, planted};
-use biplex_engine::reserve::{Access, Attention, Effect, Request, Verdict};
+use biplex_engine::reserve::{Access, Attention, Effect, Request, Reset, Verdict};
 use biplex_engine::{HostId, Nexus, Now, Stamp, VolumeId};
 use biplex_front::iscsi::initiator::persistent_reserve_in;
 use biplex_front::scsi::spell::{Means, Spelt, spell};
 use biplex_front::{Command, Completion, Failure};
 use bytes::Bytes;
 use question::{Most, Piece, pieces};
+use registrants::Registrants;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 mod question;
+mod registrants;
 
 /// How often a command is sent again because the unit had news for the nexus.
 const ATTENTIONS_MAX: u32 = 16;
@@ -101,6 +103,7 @@ pub(crate) struct Passing {
     rounds: BTreeMap<VolumeId, Round>,
     /// How many requests each unit has answered.
     answered: BTreeMap<VolumeId, u64>,
+    registrants: Registrants,
 }
 
 impl Passing {
@@ -301,8 +304,9 @@ impl Site {
         let Some(round) = self.passing.rounds.remove(&id) else { return };
         *self.passing.answered.entry(id).or_default() += 1;
         let (verdict, nexus) = (round.verdict, round.nexus);
-        let Some(unit) = self.units.get_mut(&id) else { return };
         let done = verdict == Verdict::Done;
+        self.passing.registrants.answered(id, nexus, &round.request, done);
+        let Some(unit) = self.units.get_mut(&id) else { return };
         let verdict = match &*round.request {
             // No session any more, nothing reserved any more; a registrant's RELEASE may be refused, and has nothing to
             // release (SPC-4 5.13.3).
@@ -318,7 +322,7 @@ impl Site {
                 }
                 Verdict::Done
             }
-            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Verdict::Done,
+            Request::Reset(Reset::TaskSet) => Verdict::Done,
             Request::Reset(_) => {
                 unit.book.clear_but(&round.unreleased);
                 Verdict::Done
@@ -410,7 +414,8 @@ impl Site {
         let news = matches!(result, Ok(answer) if answer.is_attention());
         let again = (news || stale) && parked.attentions < ATTENTIONS_MAX;
         parked.attentions += u32::from(again);
-        let told = matches!(result, Ok(answer) if news && self.tell_attention(now, id, nexus, &answer.sense));
+        let port = Port::Host(nexus);
+        let told = matches!(result, Ok(answer) if news && self.tell_attention(now, id, port, &answer.sense));
         if again && !told {
             return self.question(op);
         }
@@ -504,15 +509,15 @@ impl Site {
     fn lost(&mut self, now: Now, id: VolumeId) {
         self.onlook.forget_holder(id);
         if !planted(Mutant::LossUntold) {
-            self.engine.handle_unit_lost(now, id);
+            self.engine.handle_unit_lost(now, id, Reset::Unit);
         }
     }
 
-    /// A nexus was told that the unit was reset or lost power, by whomever: what was reserved by SCSI-2 is gone at this unit
-    /// alone.
-    fn unit_was_reset(&mut self, now: Now, id: VolumeId, nexus: Nexus) {
+    /// A session was told that the unit was reset or lost power, by whomever: what was reserved by SCSI-2 is gone at this
+    /// unit alone.
+    fn unit_was_reset(&mut self, now: Now, id: VolumeId, port: Port) {
         let Some(unit) = self.units.get_mut(&id).filter(|_| self.engine.kept_by_disk(id)) else { return };
-        if unit.was_reset(crate::unit::Port::Host(nexus)) && !unit.book.is_empty() {
+        if unit.was_reset(now.mono, port) && !unit.book.is_empty() {
             let text = format!(
                 "the unit of volume {id} was reset, and what was reserved there is gone: released at both sites"
             );
@@ -541,15 +546,17 @@ impl Site {
         if !answer.is_attention() {
             return false;
         }
-        self.tell_attention(now, id, nexus, &answer.sense);
+        self.tell_attention(now, id, Port::Host(nexus), &answer.sense);
         true
     }
 
-    /// Hands a unit's news on to the host of a nexus; `false`: there are none for it.
-    pub(crate) fn tell_attention(&mut self, now: Now, id: VolumeId, nexus: Nexus, sense: &[u8]) -> bool {
+    /// Takes in a unit's news for a session, and hands them on to the host in whose name it stands; `false`: there are none
+    /// for it.
+    pub(crate) fn tell_attention(&mut self, now: Now, id: VolumeId, port: Port, sense: &[u8]) -> bool {
         if let (_, 0x29, 0x00..=0x04) = crate::unit::sense_codes(sense) {
-            self.unit_was_reset(now, id, nexus);
+            self.unit_was_reset(now, id, port);
         }
+        let Port::Host(nexus) = port else { return false };
         if nexus.site != self.config.site || !self.engine.kept_by_disk(id) || is_onlooker(nexus) {
             return false;
         }
@@ -606,6 +613,7 @@ fn key_of(engine: &Engine, id: VolumeId, nexus: Nexus) -> Option<u64> {
 fn verdict_of(answer: &Answer) -> Verdict {
     use crate::unit::answer::{CHECK, CONFLICT, GOOD};
     match (answer.status, crate::unit::sense_codes(&answer.sense)) {
+        _ if answer.is_later() => Verdict::Unreachable,
         (GOOD, _) | (CHECK, (0x1, _, _)) => Verdict::Done,
         (CONFLICT, _) => Verdict::Conflict,
         (CHECK, (0x5, 0x55, 0x04)) => Verdict::NoRoomToRegister,
@@ -629,7 +637,7 @@ impl Unit {
     /// The hosts' nexuses that have sessions with it.
     fn nexuses(&self) -> Vec<Nexus> {
         self.ports()
-            .filter_map(|port| if let crate::unit::Port::Host(nexus) = port { Some(nexus) } else { None })
+            .filter_map(|port| if let Port::Host(nexus) = port { Some(nexus) } else { None })
             .collect()
     }
 
@@ -644,7 +652,7 @@ impl Unit {
             // What was reserved ends with the nexus; one that has no session with the unit has nothing there.
             Request::NexusLost => self.nexuses().into_iter().filter(|known| *known == nexus).collect(),
             // CLEAR TASK SET releases nothing.
-            Request::Reset(biplex_engine::reserve::Reset::TaskSet) => Vec::new(),
+            Request::Reset(Reset::TaskSet) => Vec::new(),
             // That site's sessions are over, and ours that stood for its hosts end now.
             Request::Reset(_) | Request::SiteStarted { .. } => self.nexuses(),
             Request::Release { .. } => {

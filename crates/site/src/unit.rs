@@ -35,7 +35,9 @@ pub use probe::{Facts, Parts, Zeroing, judge_capacity};
 use crate::api::{ChapConfig, Severity};
 use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
-use biplex_front::iscsi::initiator::{Initiator, InitiatorConfig, InitiatorEvent, lun};
+use biplex_front::iscsi::initiator::{
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, persistent_reserve_in, test_unit_ready,
+};
 use biplex_store::{DiskResult, DiskTicket};
 use book::Book;
 use bytes::Bytes;
@@ -52,6 +54,9 @@ const LOGIN_MAX: u64 = 10_000_000_000;
 const COMMAND_MAX: u64 = 15_000_000_000;
 /// The same for SYNCHRONIZE CACHE, which waits for the medium.
 const SYNC_MAX: u64 = 60_000_000_000;
+/// PERSISTENT RESERVE IN: READ KEYS, and room for the first of them.
+const READ_KEYS: u8 = 0x00;
+const KEYS_BYTES: u16 = 16;
 /// First and longest pause between attempts to connect, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;
 const PAUSE_MAX: u64 = 2_000_000_000;
@@ -135,12 +140,17 @@ pub enum UnitAction {
         /// The unit's answer; an error if there is none: then whether it was carried out is unknown.
         result: Result<Answer, String>,
     },
-    /// The unit had news for a host's nexus while that carried data: the host has not heard them yet.
+    /// The unit had news for a session while that carried data or logged in: no host has heard them yet.
     Attention {
-        /// The nexus.
-        nexus: Nexus,
+        /// Whose session.
+        port: Port,
         /// The news.
         sense: Bytes,
+    },
+    /// A host's nexus has a session anew, and the unit says that nobody is registered with it.
+    NobodyRegistered {
+        /// The nexus.
+        nexus: Nexus,
     },
     /// A host's nexus has lost its session with the unit: what the unit releases then (SAM-5 6.3.4) is released.
     NexusLost {
@@ -158,6 +168,10 @@ pub enum UnitAction {
 
 enum Use {
     Probe,
+    /// Whether there is news.
+    Look,
+    /// Whether anybody is registered.
+    Keys,
     Data(Part),
     Pass(PassTicket),
 }
@@ -205,7 +219,7 @@ struct Session {
     away_since: Option<u64>,
     /// When a host's command last went through it.
     used: u64,
-    /// The unit was reset, and this nexus will be told of it, too.
+    /// The unit was reset, and this nexus may be told of it, too: it is asked.
     hears_of_reset: bool,
 }
 
@@ -580,11 +594,15 @@ impl Unit {
     fn handle_done(&mut self, now: u64, port: Port, tag: u64, answer: Answer) {
         let Some(session) = self.sessions.get_mut(&port) else { return };
         let Some(Task { use_, .. }) = session.tasks.remove(&tag) else { return };
+        // To a session that has just logged in a power on is nothing new.
+        if let Some(what) = answer.tells_of_loss().filter(|_| !matches!(use_, Use::Probe)) {
+            self.orders.doubt(format!("it told of {what} behind the writes: {answer}"));
+        }
         match use_ {
             Use::Probe => {
                 // SPC-4: what a nexus lost with its registration it hears even in a new session.
-                if let (Port::Host(nexus), (0x6, 0x2a, 0x03..=0x05)) = (port, sense_codes(&answer.sense)) {
-                    self.out.push_back(UnitAction::Attention { nexus, sense: answer.sense.clone() });
+                if let (Port::Host(_), (0x6, 0x2a, 0x03..=0x05)) = (port, sense_codes(&answer.sense)) {
+                    self.out.push_back(UnitAction::Attention { port, sense: answer.sense.clone() });
                 }
                 let Some(session) = self.sessions.get_mut(&port) else { return };
                 let Stage::Asking { probe, .. } = &mut session.stage else { return };
@@ -592,6 +610,17 @@ impl Unit {
                     Next::Ask => self.ask(now, port),
                     Next::Fit(facts) => self.fit(now, port, facts),
                     Next::Unfit(why) => self.lose(now, port, &why),
+                }
+            }
+            Use::Look if answer.is_attention() => {
+                self.out.push_back(UnitAction::Attention { port, sense: answer.sense });
+            }
+            Use::Look => session.hears_of_reset = false,
+            Use::Keys => {
+                // SPC-4 6.15.2: ADDITIONAL LENGTH. Not every unit knows this, and a reservation may forbid it.
+                let nobody = answer.status == answer::GOOD && answer.data.get(4..8) == Some(&[0; 4]);
+                if let (Port::Host(nexus), true) = (port, nobody) {
+                    self.out.push_back(UnitAction::NobodyRegistered { nexus });
                 }
             }
             Use::Pass(ticket) => self.passed(ticket, Ok(answer)),
@@ -612,7 +641,8 @@ impl Unit {
             Stage::Asking { conn, initiator, .. } => Stage::Ready { conn, initiator },
             other => other,
         };
-        (session.fenced, session.pause) = (false, PAUSE_MIN);
+        // What it was to be told of a reset it was told at the login.
+        (session.fenced, session.hears_of_reset, session.pause) = (false, false, PAUSE_MIN);
         (session.away_since, session.used, self.away_since) = (None, now, None);
         let trouble = session.trouble.take();
         if port == Port::Site {
@@ -623,7 +653,31 @@ impl Unit {
             }
         }
         self.facts = Some(facts);
+        // A session that is new hears nothing of a reset before it, and lets its host in all the same; whoever had reserved
+        // the unit may not use theirs.
+        if port != Port::Site && !self.book.is_empty() {
+            self.look(now, Port::Site);
+        }
+        if port != Port::Site {
+            // Nobody waits for it, so it may take as long as it takes.
+            let cdb = persistent_reserve_in(READ_KEYS, KEYS_BYTES);
+            self.ask_aside(port, (cdb, Payload::In(u32::from(KEYS_BYTES))), Use::Keys, u64::MAX);
+        }
         self.leave(now, port);
+    }
+
+    /// Asks the unit for news in a session, if that stands.
+    fn look(&mut self, now: u64, port: Port) {
+        self.ask_aside(port, (test_unit_ready(), Payload::None), Use::Look, now + COMMAND_MAX);
+    }
+
+    fn ask_aside(&mut self, port: Port, (cdb, payload): ([u8; 16], Payload), use_: Use, until: u64) {
+        let Some(session) = self.sessions.get_mut(&port) else { return };
+        let Stage::Ready { initiator, .. } = &mut session.stage else { return };
+        initiator.submit(self.next_tag, lun(self.address.lun), cdb, payload);
+        session.tasks.insert(self.next_tag, Task { use_, until });
+        self.next_tag += 1;
+        self.stirred = true;
     }
 
     /// A session is over: what was under way is unknown.
@@ -648,7 +702,7 @@ impl Unit {
         }
         for task in tasks.into_values() {
             match task.use_ {
-                Use::Probe => {}
+                Use::Probe | Use::Look | Use::Keys => {}
                 Use::Pass(ticket) => self.passed(ticket, Err(self.said(why))),
                 Use::Data(part) => self.part_lost(port, part, why),
             }

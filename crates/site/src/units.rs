@@ -82,9 +82,10 @@ impl Site {
                 UnitAction::Done { ticket, result } => self.disk_done(now, ticket, result),
                 UnitAction::Notice { severity, text } => self.notice(severity, text),
                 UnitAction::Passed { ticket, result } => self.passed(now, id, ticket, result),
-                UnitAction::Attention { nexus, sense } => {
-                    self.tell_attention(now, id, nexus, &sense);
+                UnitAction::Attention { port, sense } => {
+                    self.tell_attention(now, id, port, &sense);
                 }
+                UnitAction::NobodyRegistered { nexus } => self.nobody_registered(now, id, nexus),
                 UnitAction::NexusLost { nexus } => self.unit_nexus_lost(now, id, nexus),
             }
         }

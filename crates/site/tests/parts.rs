@@ -343,6 +343,48 @@ fn further_ports_are_registered_and_a_reservation_is_moved_at_both_units() {
     assert_eq!(alarms(&pair), Vec::<String>::new());
 }
 
+/// SPC-4 5.13.5: without APTPL. The one unit lets everybody in then, and the other one does not.
+#[test]
+fn a_unit_that_lost_its_registrations_is_told_of_as_of_a_loss_of_power() {
+    let kind = PersistentKind::WriteExclusive;
+    let (one, two) = (nexus(A, 1), nexus(B, 2));
+    let name = "iqn.2026-11.example:1";
+    let register = |key, new_key| Request::Register {
+        key,
+        new_key,
+        aptpl: false,
+        all_ports: false,
+        name: name.into(),
+        also: Vec::new(),
+    };
+    for ends in [false, true] {
+        let mut pair = paired();
+        for asked in [register(Some(0), 7), Request::ReservePersistent { key: 7, kind }] {
+            assert_eq!(request(&mut pair, one, asked), DONE);
+        }
+        if ends {
+            assert_eq!(request(&mut pair, one, register(Some(7), 0)), DONE);
+        }
+        assert_eq!(admitted(&mut pair, two, &write(extent(8, 2), 5)), ends);
+        pair.places[0].array.as_mut().expect("a unit").lose_power();
+        pair.drop_unit(0);
+        pair.pass(3 * SECOND);
+        let told = |place: &back_to_back::Place| {
+            place.notices.iter().any(|text| text.contains("TARGET COLD RESET by"))
+        };
+        assert_eq!(pair.places.each_ref().map(told), [!ends; 2], "all hosts of both sites hear of it");
+        let said = pair.places[0].notices.iter().filter(|text| text.contains("has lost all registrations"));
+        assert_eq!(said.count(), usize::from(!ends));
+        if !ends {
+            // Hosts do what they do behind 29/00, and all is as it was.
+            assert_eq!(request(&mut pair, one, register(None, 7)), DONE);
+            assert_eq!(request(&mut pair, one, Request::ReservePersistent { key: 7, kind }), DONE);
+            assert_eq!(has(&pair, one), (true, Some(7)));
+            assert!(!admitted(&mut pair, two, &write(extent(8, 2), 5)));
+        }
+    }
+}
+
 /// All that is held has arrived at both units.
 fn wait_destaged(pair: &mut Pair) {
     for _ in 0..200 {
@@ -357,6 +399,47 @@ fn wait_destaged(pair: &mut Pair) {
         }
     }
     panic!("not destaged: {:?}", pair.places.each_ref().map(|place| &place.notices));
+}
+
+/// Nobody asks anything of the unit that was reset: the destage is told of it, in the site's own session.
+#[test]
+fn a_reset_past_the_pair_of_which_only_a_destage_is_told_releases_at_both() {
+    let mut pair = Pair::holding(Rules { disk: true, ..Rules::of(Mode::Sync) }, SECOND);
+    let holder = nexus(B, 1);
+    let claim = reserve(1, ExtentKind::ExclusiveAccess, extent(100, 8), None);
+    assert_eq!(request(&mut pair, holder, claim), DONE);
+    assert!(admitted(&mut pair, holder, &write(extent(5, 2), 7)));
+    let reserved = |pair: &Pair| {
+        [(0, A), (1, B)].map(|(index, site)| {
+            let array = pair.places[index].array.as_ref().expect("a unit");
+            array.extents_of(site, holder, &[]).len()
+        })
+    };
+    assert_eq!(reserved(&pair), [1, 1]);
+    pair.places[0].array.as_mut().expect("a unit").reset();
+    wait_destaged(&mut pair);
+    pair.pass(SECOND);
+    assert_eq!(reserved(&pair), [0, 0]);
+}
+
+/// Its session is new and hears nothing of what was before; whoever had reserved the unit is idle.
+#[test]
+fn a_reset_past_the_pair_is_seen_when_a_host_comes_that_profits_from_it() {
+    for host in [nexus(A, 9), nexus(B, 9)] {
+        let mut pair = paired();
+        let holder = nexus(B, 1);
+        assert_eq!(request(&mut pair, holder, Request::Reserve { third_party: None, extents: None }), DONE);
+        let reserved = |pair: &Pair| {
+            [(0, A), (1, B)]
+                .map(|(index, site)| pair.places[index].array.as_ref().expect("a unit").has(site, holder).0)
+        };
+        assert_eq!(reserved(&pair), [true; 2]);
+        pair.places[host.site.index()].array.as_mut().expect("a unit").reset();
+        pair.pass(SECOND);
+        assert!(admitted(&mut pair, host, &write(extent(5, 2), 7)));
+        pair.pass(SECOND / 10);
+        assert_eq!(reserved(&pair), [false; 2], "{host}");
+    }
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl Piece {
     /// What an answer says: a unit that looked at the blocks let the command in, whatever it found.
     pub fn verdict(self, answer: &Answer) -> Verdict {
         match (self, answer.status, crate::unit::sense_codes(&answer.sense).0) {
+            _ if answer.is_later() => super::verdict_of(answer),
             // MEDIUM ERROR, MISCOMPARE.
             (Piece::Verify(_) | Piece::Swap(_), CHECK, 0x3 | 0xe) => Verdict::Done,
             _ => super::verdict_of(answer),
@@ -162,6 +163,14 @@ mod tests {
         assert_eq!(Piece::Verify(extent(0, 1)).verdict(&said(CHECK, 0x3)), Verdict::Done);
         assert_eq!(swap.verdict(&said(0x18, 0)), Verdict::Conflict);
         assert_eq!(swap.verdict(&said(8, 0)), Verdict::Unreachable);
+        // Of an earlier command: the unit has not looked at this one.
+        for key in [0x1, 0x3] {
+            let mut deferred = said(CHECK, key);
+            deferred.sense = [&[0x71][..], &deferred.sense[1..]].concat().into();
+            for piece in [Piece::Verify(extent(0, 1)), swap, Piece::Write] {
+                assert_eq!(piece.verdict(&deferred), Verdict::Unreachable, "{piece:?}, key {key}");
+            }
+        }
         assert_eq!(Piece::Read.verdict(&said(CHECK, 0x3)), Verdict::Unreachable);
     }
 }

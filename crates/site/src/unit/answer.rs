@@ -30,7 +30,7 @@ pub(super) enum Verdict {
     Good,
     /// The unit has news for this nexus and has not looked at the command (SAM-5 5.14).
     Attention,
-    /// Not now: BUSY, TASK SET FULL, NOT READY, ABORTED COMMAND.
+    /// Not now: BUSY, TASK SET FULL, NOT READY, ABORTED COMMAND, and what was said of an earlier command instead.
     Later,
     Conflict,
     /// The unit does not know this command or this form of it (5/20/00, 5/24/00, 5/26/00).
@@ -42,6 +42,7 @@ impl Answer {
     pub(super) fn verdict(&self) -> Verdict {
         match (self.status, codes(&self.sense)) {
             (GOOD, _) => Verdict::Good,
+            (CHECK, _) if self.is_deferred() => Verdict::Later,
             (CONFLICT, _) => Verdict::Conflict,
             (BUSY | TASK_SET_FULL, _) => Verdict::Later,
             (CHECK, (0x6, _, _)) => Verdict::Attention,
@@ -68,9 +69,19 @@ impl Answer {
         self.verdict() == Verdict::Unknown
     }
 
-    /// Whether this is news of a power on or reset (SPC-4: 29h), after which a write cache may be lost.
-    pub(super) fn tells_of_reset(&self) -> bool {
-        self.status == CHECK && matches!(codes(&self.sense), (0x6, 0x29, _))
+    /// Whether it is about an earlier command, which was answered well, and this one was not looked at (SPC-4 4.5.5).
+    fn is_deferred(&self) -> bool {
+        self.status == CHECK && self.sense.first().is_some_and(|code| matches!(code & 0x7f, 0x71 | 0x73))
+    }
+
+    /// What it tells of for which writes may be gone that were answered well: a power on or reset (SPC-4: 29h) takes a write
+    /// cache with it.
+    pub(super) fn tells_of_loss(&self) -> Option<&'static str> {
+        match codes(&self.sense) {
+            _ if self.is_deferred() => Some("an earlier command that failed after all"),
+            (0x6, 0x29, _) if self.status == CHECK => Some("a power on or reset"),
+            _ => None,
+        }
     }
 }
 

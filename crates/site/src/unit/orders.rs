@@ -172,9 +172,10 @@ impl Unit {
     }
 
     /// The unit was told to abort what others have under way, which it does without a word (SAM-5 5.3.1): what a host's
-    /// session but this one carries is not waited for in vain.
+    /// session but this one carries is not waited for in vain. The site's own is nobody's whom one could preempt.
     pub fn expect_aborts(&mut self, now: u64, but: Nexus) {
-        for (_, session) in self.sessions.iter_mut().filter(|(port, _)| **port != Port::Host(but)) {
+        let spared = [Port::Site, Port::Host(but)];
+        for (_, session) in self.sessions.iter_mut().filter(|(port, _)| !spared.contains(port)) {
             for task in session.tasks.values_mut().filter(|task| matches!(task.use_, Use::Data(_))) {
                 task.until = task.until.min(now + ABORT_PATIENCE);
             }
@@ -393,9 +394,6 @@ impl Unit {
 
     pub(super) fn part_answered(&mut self, now: u64, port: Port, mut part: Part, answer: Answer) {
         self.orders.under_way -= 1;
-        if answer.tells_of_reset() {
-            self.orders.doubt(format!("it told of a power on or reset behind the writes: {answer}"));
-        }
         let failed = |unit: &Unit, part: &Part| unit.said(&format!("{}: {answer}", part.name()));
         match answer.verdict() {
             Verdict::Good => {
@@ -405,9 +403,7 @@ impl Unit {
                 self.part_good(now, part, answer.data);
             }
             Verdict::Attention => {
-                if let Port::Host(nexus) = port {
-                    self.out.push_back(UnitAction::Attention { nexus, sense: answer.sense.clone() });
-                }
+                self.out.push_back(UnitAction::Attention { port, sense: answer.sense.clone() });
                 part.attentions += 1;
                 if part.attentions > ATTENTIONS_MAX {
                     return self.part_failed(part.ticket, DiskError::later(failed(self, &part)));

@@ -69,7 +69,8 @@ impl Unit {
     pub fn prune(&mut self, now: u64, needs: impl Fn(Nexus) -> bool) {
         let idle = |(port, session): (&Port, &Session)| match port {
             Port::Host(nexus) => {
-                let busy = !session.passes.is_empty() || !session.tasks.is_empty() || !session.is_ready();
+                let waits = session.tasks.values().any(|task| !matches!(task.use_, Use::Keys));
+                let busy = waits || !session.passes.is_empty() || !session.is_ready();
                 let kept = busy || self.book.has(*nexus) || name::is_stand_in(*nexus) || needs(*nexus);
                 (!kept && session.used.saturating_add(IDLE_MAX) <= now).then_some(*nexus)
             }
@@ -79,16 +80,19 @@ impl Unit {
         all.into_iter().for_each(|nexus| self.close_nexus(now, nexus));
     }
 
-    /// A nexus was told that the unit was reset. Whether that is news: all that have sessions now will be told of the
-    /// same reset.
-    pub(crate) fn was_reset(&mut self, port: Port) -> bool {
+    /// A nexus was told that the unit was reset. Whether that is news: all that had sessions then are told of the same
+    /// reset. They are asked for it, so that the next one is not taken for it.
+    pub(crate) fn was_reset(&mut self, now: u64, port: Port) -> bool {
         if let Some(session) = self.sessions.get_mut(&port)
             && std::mem::take(&mut session.hears_of_reset)
         {
             return false;
         }
-        for (other, session) in &mut self.sessions {
-            session.hears_of_reset = *other != port && session.is_ready();
+        for other in self.ports().filter(|other| *other != port).collect::<Vec<_>>() {
+            if let Some(session) = self.sessions.get_mut(&other).filter(|session| session.is_ready()) {
+                session.hears_of_reset = true;
+                self.look(now, other);
+            }
         }
         true
     }

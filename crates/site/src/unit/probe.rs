@@ -57,7 +57,7 @@ pub struct Facts {
     pub zeroing: Zeroing,
     /// Whether writes wait in a volatile cache (WCE, SBC-3 6.4.5); `None` if it does not say.
     pub cache: Option<bool>,
-    /// What it reserves; `None`: a reservation kept it from saying so.
+    /// What it reserves; `None`: a reservation, or something else, kept it from saying so.
     pub parts: Option<Parts>,
     /// RELATIVE TARGET PORT IDENTIFIER of the port that was asked (SPC-4 7.8.6.7), if it has one.
     pub port: Option<u16>,
@@ -229,8 +229,10 @@ impl Probe {
             }
             (Step::Known(code), Some(bytes)) => self.take_usage(code, usage_of(code, bytes)),
             // SPC-4 5.13.1: exclusive access keeps this one out. Another session, or time, will tell.
-            (Step::Known(_), None) if verdict == Verdict::Conflict => Step::Capacity,
-            (Step::Known(code), None) if verdict != Verdict::Later => self.take_usage(code, None),
+            (Step::Known(_), None) if matches!(verdict, Verdict::Conflict | Verdict::Failed) => {
+                Step::Capacity
+            }
+            (Step::Known(code), None) if verdict == Verdict::Unknown => self.take_usage(code, None),
             (Step::Capacity, Some(bytes)) => {
                 return match self.take_capacity(bytes) {
                     Ok(()) => self.conclude(),

@@ -6,7 +6,7 @@ mod own_target;
 use super::*;
 use array::Array;
 use biplex_engine::HostId;
-use biplex_front::iscsi::initiator::test_unit_ready;
+use biplex_front::iscsi::initiator::write16;
 use biplex_store::{Device, DiskOp};
 use std::collections::BTreeSet;
 
@@ -68,8 +68,9 @@ struct World {
     done: BTreeMap<DiskTicket, DiskResult>,
     passed: BTreeMap<PassTicket, Result<Answer, String>>,
     notices: Vec<(Severity, String)>,
-    attentions: Vec<Nexus>,
+    attentions: Vec<Port>,
     lost: Vec<Nexus>,
+    unregistered: Vec<Nexus>,
     conns: BTreeSet<UnitConn>,
     /// Nobody answers at the portal.
     down: bool,
@@ -87,6 +88,7 @@ impl World {
             notices: Vec::new(),
             attentions: Vec::new(),
             lost: Vec::new(),
+            unregistered: Vec::new(),
             conns: BTreeSet::new(),
             down: false,
         }
@@ -128,8 +130,9 @@ impl World {
                 UnitAction::Passed { ticket, result } => {
                     assert!(self.passed.insert(ticket, result).is_none(), "{ticket:?} answered twice");
                 }
-                UnitAction::Attention { nexus, .. } => self.attentions.push(nexus),
+                UnitAction::Attention { port, .. } => self.attentions.push(port),
                 UnitAction::NexusLost { nexus } => self.lost.push(nexus),
+                UnitAction::NobodyRegistered { nexus } => self.unregistered.push(nexus),
                 UnitAction::Notice { severity, text } => self.notices.push((severity, text)),
             }
         }
@@ -268,6 +271,22 @@ fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
     world.unit.session_for(nexus(1));
     world.cut();
     world.wait(5 * SECOND);
+    assert_eq!(world.unit.facts().expect("facts").parts, known);
+}
+
+#[test]
+fn a_unit_that_fails_to_say_what_it_reserves_is_not_thought_to_know_nothing() {
+    let mut world = World::new();
+    world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
+    world.array.swap_max = 8;
+    world.run();
+    let known = world.unit.facts().expect("facts").parts;
+    assert_eq!(known.and_then(|parts| parts.extents), Some(8));
+    // TASK ABORTED: a reset came in between.
+    world.array.at_usage = [(0x40, (0, 0, 0))].into();
+    world.unit.session_for(nexus(1));
+    world.run();
+    assert_eq!(world.conns.len(), 2);
     assert_eq!(world.unit.facts().expect("facts").parts, known);
 }
 
@@ -544,6 +563,48 @@ fn a_sync_is_not_good_if_the_unit_was_away_behind_the_writes() {
     assert!(world.now(sync()).expect_err("in doubt").message.contains("power on or reset"));
 }
 
+/// Whoever is told: the unit says it once in each session, and the flush may go through another one.
+#[test]
+fn a_reset_that_a_hosts_question_is_told_of_makes_a_sync_fail() {
+    for carrier in [None, Some(nexus(1))] {
+        let mut world = World::ready();
+        world.unit.set_carrier(carrier);
+        world.run();
+        assert_eq!(world.now(write(0, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        world.array.script = [(2, (6, 0x29, 1))].into();
+        let question = world.unit.pass(nexus(1), write16(0, 0, false), Bytes::new(), 0);
+        world.run();
+        assert_eq!(world.passed[&question].as_ref().map(|answer| answer.status), Ok(2));
+        let why = world.now(sync()).expect_err("the cache is gone").message;
+        assert!(why.contains("told of a power on or reset behind the writes"), "{why}");
+        assert_eq!(world.now(write(0, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        assert_eq!(world.now(sync()), Ok(Bytes::new()));
+    }
+}
+
+/// SPC-4 4.5.5: what was answered well failed behind that, and the command that is told of it was not looked at.
+#[test]
+fn what_a_unit_says_of_an_earlier_command_is_no_answer_to_this_one() {
+    for (key, code) in [(0x1, 0x0c), (0x3, 0x0c), (0x4, 0x44)] {
+        let mut world = World::ready();
+        world.array.deferred = true;
+        assert_eq!(world.now(write(8, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        world.array.script = [(2, (key, code, 0))].into();
+        let ticket = world.order(write(9, vec![bytes(2, 1)]));
+        world.wait(SECOND);
+        assert_eq!(world.ended(ticket), Ok(Bytes::new()), "key {key:x}");
+        assert_eq!(world.now(read(9, 1)).expect("read"), bytes(2, 1), "key {key:x}: it is done again");
+        assert!(world.now(sync()).expect_err("in doubt").message.contains("failed after all"), "key {key:x}");
+        // A read that is told of it has no bad block, and a question is no less in doubt.
+        assert_eq!(world.now(write(8, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        world.array.script = [(2, (key, code, 0)), (2, (key, code, 0))].into();
+        let ticket = world.order(read(9, 1));
+        world.wait(SECOND);
+        assert_eq!(world.ended(ticket).expect("read"), bytes(2, 1), "key {key:x}");
+        assert!(world.now(sync()).is_err(), "key {key:x}");
+    }
+}
+
 #[test]
 fn no_write_leaves_before_the_session_with_writes_under_way_is_made_anew() {
     let mut world = World::ready();
@@ -599,7 +660,7 @@ fn passes_go_through_their_own_nexus_once_and_come_back_as_they_are() {
     let late = world.unit.pass(nexus(1), cdb, Bytes::new(), 8);
     world.wait(11 * SECOND);
     assert!(world.passed[&late].as_ref().expect_err("late").contains("connection refused"));
-    assert_eq!(world.array.count(0x5e), 4);
+    assert_eq!(world.array.count(0x5e), 5, "one of them behind the login");
 }
 
 #[test]
@@ -683,12 +744,46 @@ fn a_host_that_logs_out_leaves_no_doubt_but_a_witness() {
 }
 
 #[test]
+fn what_a_preempt_may_have_aborted_is_not_waited_for_but_all_else_is() {
+    for (carrier, but, given_up) in
+        [(Some(nexus(1)), nexus(2), true), (Some(nexus(1)), nexus(1), false), (None, nexus(2), false)]
+    {
+        let mut world = World::ready();
+        world.unit.set_carrier(carrier);
+        world.run();
+        assert_eq!(world.now(write(0, vec![bytes(1, 1)])), Ok(Bytes::new()));
+        world.array.silent = true;
+        let ticket = world.order(sync());
+        world.unit.expect_aborts(world.now, but);
+        world.wait(2 * SECOND);
+        assert_eq!(world.done.contains_key(&ticket), given_up, "{carrier:?}, by {but}");
+    }
+}
+
+#[test]
 fn what_a_nexus_lost_while_it_had_no_session_it_hears_at_the_login() {
     let mut world = World::ready();
     world.array.at_login = [(2, (6, 0x2a, 5)), (2, (6, 0x29, 1))].into();
     assert!(world.unit.session_for(nexus(1)));
     world.run();
-    assert_eq!(world.attentions, [nexus(1)], "a power on is nothing new to a new session");
+    assert_eq!(world.attentions, [Port::Host(nexus(1))], "a power on is nothing new to a new session");
+}
+
+#[test]
+fn a_hosts_login_tells_whether_anybody_is_registered() {
+    for (keys, told) in [(0, vec![nexus(1)]), (1, vec![])] {
+        let mut world = World::ready();
+        world.array.keys = keys;
+        assert!(world.unit.session_for(nexus(1)));
+        world.run();
+        assert_eq!(world.unregistered, told, "{keys}");
+        // Who reserved it lets nobody ask.
+        world.array.holder = Some("iqn.another".into());
+        world.unregistered.clear();
+        world.cut();
+        world.wait(3 * SECOND);
+        assert_eq!((world.unregistered.len(), world.conns.len()), (0, 2));
+    }
 }
 
 #[test]
@@ -718,11 +813,19 @@ fn a_reset_of_the_unit_is_news_once() {
         world.unit.pass(nexus(host), test_unit_ready(), Bytes::new(), 0);
     }
     world.run();
-    let told = |world: &mut World, host| world.unit.was_reset(Port::Host(nexus(host)));
+    let told = |world: &mut World, host| world.unit.was_reset(world.now, Port::Host(nexus(host)));
     assert!(told(&mut world, 1));
     assert!(!told(&mut world, 2) && !told(&mut world, 3), "of the same reset");
     assert!(told(&mut world, 2), "of another");
     assert!(!told(&mut world, 1));
+    // A session that is made anew has heard at its login whatever there was.
+    assert!(told(&mut world, 1));
+    world.cut();
+    world.wait(3 * SECOND);
+    assert!(told(&mut world, 2), "of one behind that");
+    // One that is asked and has nothing to say is not waited for.
+    world.run();
+    assert!(told(&mut world, 3), "of one behind that");
 }
 
 #[test]
@@ -732,7 +835,15 @@ fn news_for_a_host_that_come_with_data_are_handed_out() {
     world.run();
     world.array.script = [(2, (6, 0x2a, 3))].into();
     assert_eq!(world.now(read(0, 1)).expect("read"), bytes(0, 1));
-    assert_eq!(world.attentions, [nexus(1)]);
+    assert_eq!(world.attentions, [Port::Host(nexus(1))]);
+}
+
+#[test]
+fn news_that_only_the_sites_own_session_has_are_handed_out_too() {
+    let mut world = World::ready();
+    world.array.script = [(2, (6, 0x29, 3))].into();
+    assert_eq!(world.now(read(0, 1)).expect("read"), bytes(0, 1));
+    assert_eq!(world.attentions, [Port::Site]);
 }
 
 #[test]

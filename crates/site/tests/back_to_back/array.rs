@@ -1,6 +1,6 @@
 //! A SCSI unit that keeps reservations: our own front end, one table, memory.
 
-use biplex_engine::reserve::{Extents, Request, Reservations, Verdict};
+use biplex_engine::reserve::{Extents, Request, Reservations, Reset, Verdict};
 use biplex_engine::{Extent, HostId, Nexus, Now, SiteId, Stamp, VolumeId};
 use biplex_front::iscsi::{Target, TargetAction, TargetConfig};
 use biplex_front::scsi::{Device, PortConfig, UnitConfig};
@@ -74,6 +74,17 @@ impl Array {
         }
     }
 
+    /// It loses power, and keeps nothing. What is connected is to be dropped.
+    pub fn lose_power(&mut self) {
+        self.table = Reservations::default();
+    }
+
+    /// Somebody past the pair resets it.
+    pub fn reset(&mut self) {
+        let stranger = Nexus { host: HostId(0), isid: 0, site: SiteId::A };
+        self.apply(stranger, &Request::Reset(Reset::Unit));
+    }
+
     /// Loses every connection; says which.
     pub fn drop_all(&mut self, now: Now) -> Vec<u64> {
         let all: Vec<u64> = self.open.iter().copied().collect();
@@ -123,9 +134,6 @@ impl Array {
             Command::Control { .. } if self.busy => return Completion::Failed(Failure::Busy),
             Command::Control { request } => return Completion::Verdict(self.apply(nexus, &request.clone())),
             Command::Flush => (Access::Control, None),
-            Command::Inspect { .. } if self.table.allows(nexus, Access::Look, None) => {
-                return Completion::Persistent(self.table.persistent());
-            }
             Command::Inspect { .. } => (Access::Look, None),
             Command::Leave => {
                 self.apply(nexus, &Request::NexusLost);
@@ -156,6 +164,7 @@ impl Array {
                     }
                 })
             }
+            Command::Inspect { .. } => Completion::Persistent(self.table.persistent()),
             _ => Completion::Done,
         }
     }

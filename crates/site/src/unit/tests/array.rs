@@ -36,6 +36,12 @@ pub struct Array {
     pub script: VecDeque<Said>,
     /// The same for what is asked at a login.
     pub at_login: VecDeque<Said>,
+    /// The same for REPORT SUPPORTED OPERATION CODES alone.
+    pub at_usage: VecDeque<Said>,
+    /// How many are registered.
+    pub keys: u8,
+    /// Its news are about earlier commands.
+    pub deferred: bool,
     /// What reads are answered with.
     pub always: Option<Said>,
     /// Initiator that has reserved the unit.
@@ -76,6 +82,9 @@ impl Array {
             silent: false,
             script: VecDeque::new(),
             at_login: VecDeque::new(),
+            at_usage: VecDeque::new(),
+            keys: 0,
+            deferred: false,
             always: None,
             holder: None,
             conflicts: 0,
@@ -185,7 +194,7 @@ impl Array {
         let lba = u64::from_be_bytes(cdb[2..10].try_into().expect("8 bytes"));
         let blocks = u32::from_be_bytes(cdb[10..14].try_into().expect("4 bytes"));
         let range = || (lba * 512) as usize..((lba + u64::from(blocks)) * 512) as usize;
-        let probing = matches!(cdb[0], 0x00 | 0x12 | 0x1a | 0x9e | 0xa3);
+        let probing = matches!((cdb[0], cdb[8]), (0x00 | 0x12 | 0x1a | 0x9e | 0xa3, _) | (0x5e, 16));
         if self.holder.as_ref().is_some_and(|holder| holder != name) && cdb[0] != 0x12 {
             self.conflicts += 1;
             return (0x18, Vec::new());
@@ -204,11 +213,20 @@ impl Array {
             self.asked += 1;
             return if self.asked.is_multiple_of(7) { (0x18, Vec::new()) } else { told((2, (6, 0x2a, 1))) };
         }
+        if cdb[0] == 0xa3
+            && let Some(said) = self.at_usage.pop_front()
+        {
+            return told(said);
+        }
         if probing && let Some(said) = self.at_login.pop_front() {
             return told(said);
         }
         if !probing && let Some(said) = self.script.pop_front() {
-            return told(said);
+            let (status, mut reply) = told(said);
+            if self.deferred && status == 2 {
+                reply[2] = 0x71;
+            }
+            return (status, reply);
         }
         match cdb[0] {
             0x88 if self.always.is_some() => told(self.always.expect("there")),
@@ -243,7 +261,7 @@ impl Array {
                 self.cached = 0;
                 (0, Vec::new())
             }
-            0x5e => (0, vec![0; 8]),
+            0x5e => (0, [&[0; 7][..], &[8 * self.keys]].concat()),
             0xa3 => match self.usage.iter().find(|(code, _)| *code == cdb[3]) {
                 _ if self.usage.is_empty() => told((2, (5, 0x20, 0))),
                 Some((code, bits)) => (0, vec![0, 3, 0, 6, *code, *bits, 0, 0, 0, 0]),

@@ -81,6 +81,7 @@ impl Pair {
                     UnitAction::Notice { text, .. } => self.notices.push(text),
                     UnitAction::Passed { .. }
                     | UnitAction::Attention { .. }
+                    | UnitAction::NobodyRegistered { .. }
                     | UnitAction::NexusLost { .. } => {}
                 }
             } else if let Some(action) = self.target.poll() {
