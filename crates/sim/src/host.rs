@@ -10,8 +10,8 @@ use crate::random::Random;
 use crate::scenario::Slant;
 use crate::schedule::{Happening, MS, US};
 use crate::world::World;
-use biplex_engine::reserve::{PersistentView, Verdict};
-use biplex_engine::{BLOCK_BYTES, Extent, HostId, Lba, SiteId};
+use biplex_engine::reserve::{PersistentView, Request, Verdict};
+use biplex_engine::{BLOCK_BYTES, Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
 use biplex_site::{Event, Mode};
 use bytes::Bytes;
@@ -225,6 +225,12 @@ impl World {
         let op = self.history.len();
         match &wish.deed {
             Deed::Control { request, .. } => {
+                let named: Vec<Nexus> = match request {
+                    Request::Register { also, .. } => also.iter().map(|one| one.nexus).collect(),
+                    Request::Move { to, .. } => vec![to.nexus],
+                    _ => Vec::new(),
+                };
+                named.into_iter().for_each(|nexus| self.visit(wish.volume, nexus));
                 let asked = Asked {
                     op,
                     volume: wish.volume,

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 pub struct Units {
     /// The two may differ: an alarm said so, or one has lost registrations.
     unsure: BTreeSet<usize>,
-    /// Nexuses that asked anything of it.
+    /// Nexuses that asked anything of it, or that one has registered along or moved its reservation to.
     visitors: BTreeSet<(usize, Nexus)>,
 }
 
