@@ -67,7 +67,7 @@ pub const HUNTS: [Hunt; 36] = {
         hunt(LoseAptpl, "lose-aptpl", Polite, Slant::Power, 20),
         hunt(ForgetVerdict, "forget-verdict", Polite, Slant::Swaps, 100),
         hunt(StaleAdmission, "stale-admission", Cruel, Slant::HandOver, 20).from(80),
-        hunt(KeepOldAnswer, "keep-old-answer", Cruel, Slant::Units, 20).from(430),
+        hunt(KeepOldAnswer, "keep-old-answer", Cruel, Slant::Units, 20).from(50),
         hunt(OwnUnitDecides, "own-unit-decides", Cruel, Slant::Units, 100),
         hunt(PassWithoutAnswer, "pass-without-answer", Cruel, Slant::Units, 20),
         hunt(ForgetFreed, "forget-freed", Polite, Slant::HandOver, 20),
