@@ -406,8 +406,11 @@ impl Engine {
                 && held.append == AppendSeq(0)
             {
                 let limit = self.config.reservation_bytes;
+                let found = self.order.found.get(stamp).copied();
                 for (who, kept) in Kept::of(volume.rules, &outlook, held.nexus(stamp.site), request) {
-                    outlook.apply_within(limit, *stamp, who, &kept);
+                    if Kept::is_ahead(volume.rules, &kept, found) {
+                        outlook.apply_within(limit, *stamp, who, &kept);
+                    }
                 }
             }
         }

@@ -188,6 +188,17 @@ impl Kept {
         verdict == Verdict::Done || (verdict == Verdict::Unreachable && registers)
     }
 
+    /// Whether what would remain of a request that recovery found is to be expected. `found`: what its unit is known to have
+    /// answered. Who may still be registered is: data may have to go through its nexus.
+    pub(crate) fn is_ahead(rules: Rules, kept: &Request, found: Option<Verdict>) -> bool {
+        let leaves = matches!(kept, Request::Register { new_key: 0, .. });
+        match found {
+            _ if !rules.disk => true,
+            Some(verdict) => Kept::remains(kept, verdict),
+            None => !leaves,
+        }
+    }
+
     /// Whether the unit has a part in it.
     pub(crate) fn passes(rules: Rules, request: &Request) -> bool {
         rules.disk && !matches!(request, Request::SetModes(_))

@@ -421,6 +421,31 @@ fn a_refused_registration_is_not_remembered_and_a_refused_end_of_one_ends_nothin
     assert_eq!(known, [host(A, 1)]);
 }
 
+/// A site that starts opens nexuses for those who are registered, and data may have no other way.
+#[test]
+fn who_asked_in_vain_to_be_unregistered_is_a_registrant_after_a_crash() {
+    let unregister = |key| register_from(Some(key), 0);
+    let store = |_: SiteId, request: &Request| match request {
+        Request::Register { key: Some(9), .. } => Verdict::Conflict,
+        _ => Verdict::Done,
+    };
+    let mut pair = paired();
+    let all = [(host(A, 1), register()), (host(A, 1), unregister(9)), (host(A, 2), register())];
+    for (op, (nexus, request)) in (1..).zip(all.into_iter().chain([(host(A, 2), unregister(7))])) {
+        ask(&mut pair, nexus, op, request);
+        settle(&mut pair, &store);
+    }
+    // Nobody knows what came of this.
+    ask(&mut pair, host(A, 1), 5, unregister(7));
+    pair.make_durable(A);
+    pair.make_durable(B);
+    for site in SiteId::BOTH {
+        pair.crash(site, RULES);
+        let registrants = pair.engines[site.index()].registrants(VOLUME);
+        assert_eq!(registrants.into_iter().collect::<Vec<_>>(), [host(A, 1)], "at {site}");
+    }
+}
+
 #[test]
 fn a_store_that_does_not_answer_holds_up_no_write() {
     let mut pair = paired();

@@ -76,6 +76,8 @@ fn what_was_found_once_stays_mended() {
         // Who was preempted, by the keys that the pair knew of, had no session any more though its unit had it still.
         (5027, Weather::Polite, Slant::Units),
         (5034, Weather::Polite, Slant::Units),
+        // A registrant that had asked in vain to be unregistered had no nexus after a restart.
+        (300_043, Weather::Polite, Slant::Units),
         // A reserve was refused by a unit whose release had been executed before the refusal was told.
         (5, Weather::Polite, Slant::HandOver),
     ];
