@@ -335,7 +335,9 @@ impl Engine {
         self.notice(Severity::Info, text);
         if let Some(who) = forgotten {
             let text = format!(
-                "volume {name}: more hosts are registered with the units than the pair can remember, {who} among them, and                  more that were preempted: while such a one has a unit reserved, data may find no way to it. Have a                  registered host CLEAR, and those that stay register anew"
+                "volume {name}: more hosts are registered with the units than the pair can remember, {who} among \
+                 them, and more that were preempted: while such a one has a unit reserved, data may find no way to \
+                 it. Have a registered host CLEAR, and those that stay register anew"
             );
             self.notice(Severity::Alarm, text);
         }
