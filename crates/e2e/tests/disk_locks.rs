@@ -233,6 +233,8 @@ fn judge_parts(pair: &Pair) {
         hear(&mut guest);
         assert_eq!(write_once(&mut guest, 0, 5), Ok(()));
         guest.once(release6(), &[]).expect("of no effect");
+        let text = site.ask(&["locks"]).expect_good();
+        assert_eq!(text.matches("one").count(), 1, "a row, whoever is there: {text}");
         assert_eq!(write_once(&mut three, 0, 1), Err(CONFLICT));
         guest.logout();
     }

@@ -261,8 +261,9 @@ impl Site {
             id: None,
         };
         let mut rows = Vec::new();
-        for nexus in sight.whole.iter().flatten() {
-            let owner = self.asked_for(id, *nexus);
+        // A third party holds in its own nexus and in the one that stands in for it.
+        let owners = sight.whole.iter().flatten().map(|nexus| self.asked_for(id, *nexus));
+        for owner in owners.collect::<BTreeSet<_>>() {
             let (since, third_party) = match self.onlook.granted.get(&(id, owner, None)) {
                 Some((at, request)) => (*at, book::about(request).and_then(|(_, party)| party)),
                 None => (Stamp::ZERO, None),
@@ -298,6 +299,7 @@ impl Site {
             };
             rows.extend(holder.map(|holder| row(since(holder), holder, ReservationKind::Persistent(kind))));
         }
+        rows.sort_by_key(|row| row.since);
         rows
     }
 
