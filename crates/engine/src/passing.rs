@@ -58,47 +58,41 @@ enum Way {
     Persistent,
 }
 
-/// What a request asks for that could be had before and be had again: the unit. Extents of the same id supersede.
-fn wants_unit(request: &Request) -> Option<(Way, Option<HostId>)> {
-    match request {
-        Request::Reserve { third_party, extents: None } => Some((Way::Scsi2, *third_party)),
-        Request::ReservePersistent { .. } => Some((Way::Persistent, None)),
-        Request::Reserve { .. }
-        | Request::Release { .. }
-        | Request::Register { .. }
-        | Request::ReleasePersistent { .. }
-        | Request::Clear { .. }
-        | Request::Preempt { .. }
-        | Request::Move { .. }
-        | Request::Reset(_)
-        | Request::SetModes(_)
-        | Request::NexusLost
-        | Request::SiteStarted { .. } => None,
-    }
+/// What a request is granted.
+#[derive(Default)]
+struct Grant {
+    /// The unit, which can be had before and be had again; extents of the same id supersede.
+    unit: Option<(Way, Option<HostId>)>,
+    /// What takes it back.
+    undo: Option<Request>,
 }
 
-/// What takes back what a request was granted.
-fn undo_of(request: &Request) -> Option<Request> {
-    match request {
-        Request::Reserve { third_party, extents } => Some(Request::Release {
-            third_party: *third_party,
-            extents: extents.as_ref().map(|extents| extents.id),
-        }),
-        // Of all registrants' reservation it would take their part, too.
-        Request::ReservePersistent { key, kind } if !kind.all_hold() => {
-            Some(Request::ReleasePersistent { key: *key, kind: *kind })
+impl Grant {
+    fn of(request: &Request) -> Grant {
+        match request {
+            Request::Reserve { third_party, extents } => Grant {
+                unit: extents.is_none().then_some((Way::Scsi2, *third_party)),
+                undo: Some(Request::Release {
+                    third_party: *third_party,
+                    extents: extents.as_ref().map(|extents| extents.id),
+                }),
+            },
+            Request::ReservePersistent { key, kind } => Grant {
+                unit: Some((Way::Persistent, None)),
+                // Of all registrants' reservation it would take their part, too.
+                undo: (!kind.all_hold()).then_some(Request::ReleasePersistent { key: *key, kind: *kind }),
+            },
+            Request::Release { .. }
+            | Request::Register { .. }
+            | Request::ReleasePersistent { .. }
+            | Request::Clear { .. }
+            | Request::Preempt { .. }
+            | Request::Move { .. }
+            | Request::Reset(_)
+            | Request::SetModes(_)
+            | Request::NexusLost
+            | Request::SiteStarted { .. } => Grant::default(),
         }
-        Request::ReservePersistent { .. }
-        | Request::Release { .. }
-        | Request::Register { .. }
-        | Request::ReleasePersistent { .. }
-        | Request::Clear { .. }
-        | Request::Preempt { .. }
-        | Request::Move { .. }
-        | Request::Reset(_)
-        | Request::SetModes(_)
-        | Request::NexusLost
-        | Request::SiteStarted { .. } => None,
     }
 }
 
@@ -444,7 +438,7 @@ impl Engine {
         let Some(held) = self.entries[stamp.site.index()].get(&stamp) else { return };
         let HeldBody::Control(request) = &held.body else { return };
         let (id, nexus, request) = (held.volume, held.nexus(stamp.site), request.clone());
-        let (undo, wanted) = (undo_of(&request), wants_unit(&request));
+        let Grant { unit: wanted, undo } = Grant::of(&request);
         let superseded = undo.as_ref().is_some_and(|undo| self.is_superseded(id, stamp, nexus, undo));
         let doubt = [here, there].contains(&Verdict::Unreachable);
         let differ = (here == Verdict::Done) != (there == Verdict::Done);
@@ -503,7 +497,7 @@ impl Engine {
         let later = (Bound::Excluded(stamp), Bound::Unbounded);
         self.entries[stamp.site.index()].range(later).any(|(_, held)| match &held.body {
             HeldBody::Control(request) => {
-                let same = **request == *undo || undo_of(request).as_ref() == Some(undo);
+                let same = **request == *undo || Grant::of(request).undo.as_ref() == Some(undo);
                 held.volume == id && held.nexus(stamp.site) == nexus && same
             }
             HeldBody::Data(_) | HeldBody::Fill(_) | HeldBody::Unmap | HeldBody::Swap(_) => false,

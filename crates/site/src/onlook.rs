@@ -9,13 +9,16 @@
 //! (SPC-2 5.5.1), and persistent reservations let it through for all (SPC-4 table 69, here as on most units). Since when, and which
 //! extents, no unit tells: that is remembered from the requests which went through this site, to show.
 
+use crate::passing::PERSISTENT_BYTES;
 use crate::site::Site;
 use crate::unit::answer::{CONFLICT, GOOD};
 use crate::unit::book::{self, Slot};
 use crate::unit::{Answer, Port, Unit, onlooker};
 use biplex_engine::reserve::{Request, ReservationKind, ReservationRow};
 use biplex_engine::{Extent, Nexus, Now, Stamp, VolumeId};
-use biplex_front::iscsi::initiator::{persistent_reserve_in, test_unit_ready};
+use biplex_front::iscsi::initiator::{
+    READ_FULL_STATUS, READ_KEYS, READ_RESERVATION, persistent_reserve_in, test_unit_ready,
+};
 use biplex_front::scsi::told::{self, Registered, Told};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +28,6 @@ use std::sync::Arc;
 const PATIENCE: u64 = 5_000_000_000;
 /// How often one command is sent again because the unit had news.
 const ATTENTIONS_MAX: u32 = 4;
-/// Room for PERSISTENT RESERVE IN's data.
-const ROOM: u16 = u16::MAX;
-/// PERSISTENT RESERVE IN's service actions (SPC-4 table 216).
-const READ_KEYS: u8 = 0x00;
-const READ_RESERVATION: u8 = 0x01;
-const READ_FULL_STATUS: u8 = 0x03;
 
 /// What a unit is asked.
 #[derive(Clone, Debug)]
@@ -167,7 +164,9 @@ impl Site {
     pub(crate) fn give_up_looks(&mut self, mono: u64) {
         let late: Vec<VolumeId> =
             self.onlook.under_way.iter().filter(|(_, look)| look.until <= mono).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|id| self.seen(id, Some("it did not answer in 5 s".to_owned())));
+        late.into_iter().for_each(|id| {
+            self.seen(id, Some(format!("it did not answer in {} s", PATIENCE / 1_000_000_000)))
+        });
     }
 
     fn glance(&mut self, id: VolumeId, look: u64, glance: Glance, attentions: u32) {
@@ -179,9 +178,13 @@ impl Site {
         let (nexus, cdb, room) = match &glance {
             Glance::Free => (own, test_unit_ready(), 0),
             Glance::For(nexus) => (*nexus, test_unit_ready(), 0),
-            Glance::Status => (own, persistent_reserve_in(READ_FULL_STATUS, ROOM), ROOM),
-            Glance::Keys => (own, persistent_reserve_in(READ_KEYS, ROOM), ROOM),
-            Glance::Reservation { .. } => (own, persistent_reserve_in(READ_RESERVATION, ROOM), ROOM),
+            Glance::Status => {
+                (own, persistent_reserve_in(READ_FULL_STATUS, PERSISTENT_BYTES), PERSISTENT_BYTES)
+            }
+            Glance::Keys => (own, persistent_reserve_in(READ_KEYS, PERSISTENT_BYTES), PERSISTENT_BYTES),
+            Glance::Reservation { .. } => {
+                (own, persistent_reserve_in(READ_RESERVATION, PERSISTENT_BYTES), PERSISTENT_BYTES)
+            }
         };
         let ticket = unit.pass(nexus, cdb, Bytes::new(), u32::from(room));
         under_way.left += 1;

@@ -22,7 +22,7 @@ use biplex_engine::engine::{Engine, OpId, Outcome};
 use biplex_engine::mutant::{Mutant, planted};
 use biplex_engine::reserve::{Access, Attention, Effect, Request, Reset, Verdict};
 use biplex_engine::{HostId, Nexus, Now, Stamp, VolumeId};
-use biplex_front::iscsi::initiator::persistent_reserve_in;
+use biplex_front::iscsi::initiator::{REPORT_CAPABILITIES, persistent_reserve_in};
 use biplex_front::scsi::spell::{Means, Spelt, spell};
 use biplex_front::{Command, Completion, Failure};
 use bytes::Bytes;
@@ -36,10 +36,8 @@ mod registrants;
 /// How often a command is sent again because the unit had news for the nexus.
 const ATTENTIONS_MAX: u32 = 16;
 /// Room for PERSISTENT RESERVE IN's data.
-const PERSISTENT_BYTES: u16 = u16::MAX;
-/// PERSISTENT RESERVE IN: REPORT CAPABILITIES.
-const CAPABILITIES: u8 = 0x02;
-/// In its data (SPC-4 6.15.4): ATP_C.
+pub(crate) const PERSISTENT_BYTES: u16 = u16::MAX;
+/// In REPORT CAPABILITIES' data (SPC-4 6.15.4): ATP_C.
 const ATP: u8 = 0x04;
 
 /// How often a request is asked again because the unit was busy, and the first pause, which doubles; nanoseconds.
@@ -471,7 +469,7 @@ impl Site {
             Verdict::Done => {
                 let mut data = answer.data.to_vec();
                 // A registration stands for one nexus at one site (`spell`).
-                if action == CAPABILITIES
+                if action == REPORT_CAPABILITIES
                     && let Some(bits) = data.get_mut(2)
                 {
                     *bits &= !ATP;

@@ -36,7 +36,8 @@ use crate::api::{ChapConfig, Severity};
 use biplex_engine::{HostId, Nexus, SiteId, VolumeId};
 use biplex_front::iscsi::Chap;
 use biplex_front::iscsi::initiator::{
-    Initiator, InitiatorConfig, InitiatorEvent, Payload, lun, persistent_reserve_in, test_unit_ready,
+    Initiator, InitiatorConfig, InitiatorEvent, Payload, READ_KEYS, lun, persistent_reserve_in,
+    test_unit_ready,
 };
 use biplex_store::{DiskResult, DiskTicket};
 use book::Book;
@@ -54,8 +55,7 @@ const LOGIN_MAX: u64 = 10_000_000_000;
 const COMMAND_MAX: u64 = 15_000_000_000;
 /// The same for SYNCHRONIZE CACHE, which waits for the medium.
 const SYNC_MAX: u64 = 60_000_000_000;
-/// PERSISTENT RESERVE IN: READ KEYS, and room for the first of them.
-const READ_KEYS: u8 = 0x00;
+/// Room for the first of READ KEYS' keys.
 const KEYS_BYTES: u16 = 16;
 /// First and longest pause between attempts to connect, nanoseconds.
 const PAUSE_MIN: u64 = 100_000_000;

@@ -2,7 +2,7 @@
 
 mod back_to_back;
 
-use back_to_back::{Lane, MS, Pair, SECOND, nexus};
+use back_to_back::{Lane, MS, Pair, SECOND, nexus, register};
 use biplex_engine::SiteId;
 use biplex_engine::reserve::{PersistentKind, Request};
 use biplex_front::Command;
@@ -71,14 +71,6 @@ fn what_the_unit_says_now_is_shown_and_not_what_was_granted_once() {
     assert_eq!(asked(&mut pair, two, reserve), (vec![held], Vec::new(), 0));
     let release = Request::Release { third_party: None, extents: None };
     assert_eq!(asked(&mut pair, two, release), nothing);
-    let register = |key| Request::Register {
-        key: None,
-        new_key: key,
-        aptpl: false,
-        all_ports: false,
-        name: "iqn.2026-11.example:host".into(),
-        also: Vec::new(),
-    };
     asked(&mut pair, one, register(1));
     assert_eq!(asked(&mut pair, two, register(2)), (Vec::new(), Vec::new(), 2));
     let kind = PersistentKind::WriteExclusive;

@@ -3,7 +3,7 @@
 
 mod back_to_back;
 
-use back_to_back::{Lane, MS, Pair, SECOND, nexus, write};
+use back_to_back::{Lane, MS, Pair, SECOND, nexus, register, write};
 use biplex_engine::reserve::{Claim, ExtentKind, Extents, PersistentKind, Request, Verdict};
 use biplex_engine::{Extent, HostId, Lba, Nexus, SiteId};
 use biplex_front::{Command, Completion, Failure, TaskId};
@@ -348,17 +348,6 @@ impl Play {
             let (a, b) = (extents(0, SiteId::A), extents(1, SiteId::B));
             assert_eq!(a, b, "{host}: extents at A and at B\n{}", self.words());
         }
-    }
-}
-
-fn register(key: u64) -> Request {
-    Request::Register {
-        key: None,
-        new_key: key,
-        aptpl: false,
-        all_ports: false,
-        name: "iqn.2026-11.example:host".into(),
-        also: Vec::new(),
     }
 }
 

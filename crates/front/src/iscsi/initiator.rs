@@ -21,9 +21,10 @@ use std::collections::{BTreeMap, VecDeque};
 mod cdb;
 
 pub use cdb::{
-    compare_and_write, extent_element, inquiry, lun, mode_select6_of_nothing, persistent_parameters,
-    persistent_reserve_in, persistent_reserve_out, read_capacity16, read16, release6, release6_extents,
-    reserve6, reserve6_extents, reserve10, synchronize_cache16, test_unit_ready, verify16, write16,
+    READ_FULL_STATUS, READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES, compare_and_write, extent_element,
+    inquiry, lun, mode_select6_of_nothing, persistent_parameters, persistent_reserve_in,
+    persistent_reserve_out, read_capacity16, read16, release6, release6_extents, reserve6, reserve6_extents,
+    reserve10, synchronize_cache16, test_unit_ready, verify16, write16,
 };
 
 /// Who logs in, where, and with what wishes.

@@ -258,14 +258,20 @@ fn what_a_unit_reserves_is_asked_and_never_guessed() {
     }
 }
 
-#[test]
-fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
+/// The site's own session was told that the unit reserves extents.
+fn knowing_extents() -> (World, Option<Parts>) {
     let mut world = World::new();
     world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
     world.array.swap_max = 8;
     world.run();
     let known = world.unit.facts().expect("facts").parts;
     assert_eq!(known.and_then(|parts| parts.extents), Some(8));
+    (world, known)
+}
+
+#[test]
+fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
+    let (mut world, known) = knowing_extents();
     // A further login that may not ask takes nothing back.
     world.array.holder = Some("iqn.another".into());
     world.unit.session_for(nexus(1));
@@ -276,12 +282,7 @@ fn a_reserved_unit_that_does_not_say_what_it_reserves_is_asked_again() {
 
 #[test]
 fn a_unit_that_fails_to_say_what_it_reserves_is_not_thought_to_know_nothing() {
-    let mut world = World::new();
-    world.array.usage = vec![(0x56, 0x13), (0x15, 0x11), (0x89, 0x18), (0x8f, 0x16)];
-    world.array.swap_max = 8;
-    world.run();
-    let known = world.unit.facts().expect("facts").parts;
-    assert_eq!(known.and_then(|parts| parts.extents), Some(8));
+    let (mut world, known) = knowing_extents();
     // TASK ABORTED: a reset came in between.
     world.array.at_usage = [(0x40, (0, 0, 0))].into();
     world.unit.session_for(nexus(1));

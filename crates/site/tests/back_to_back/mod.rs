@@ -6,6 +6,7 @@ pub mod array;
 
 use array::Array;
 use biplex_engine::message::VolumeGeometry;
+use biplex_engine::reserve::Request;
 use biplex_engine::{Extent, HostId, Lba, Nexus, Now, SiteId, VolumeId};
 use biplex_front::scsi::{PortConfig, UnitConfig};
 use biplex_front::{Command, Completion, TaskId};
@@ -338,6 +339,18 @@ impl Pair {
         let task = self.submit(nexus, command);
         self.run();
         self.places[nexus.site.index()].answers.remove(&task)
+    }
+}
+
+/// REGISTER AND IGNORE EXISTING KEY.
+pub fn register(key: u64) -> Request {
+    Request::Register {
+        key: None,
+        new_key: key,
+        aptpl: false,
+        all_ports: false,
+        name: "iqn.2026-11.example:host".into(),
+        also: Vec::new(),
     }
 }
 

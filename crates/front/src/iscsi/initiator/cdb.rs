@@ -96,6 +96,15 @@ pub fn mode_select6_of_nothing() -> [u8; 16] {
     short(0x15, 0x10, 0, 0)
 }
 
+/// PERSISTENT RESERVE IN's service actions (SPC-4 6.15.1): the registered keys.
+pub const READ_KEYS: u8 = 0x00;
+/// The reservation and its holder's key.
+pub const READ_RESERVATION: u8 = 0x01;
+/// What the unit can.
+pub const REPORT_CAPABILITIES: u8 = 0x02;
+/// Every registration with its initiator port.
+pub const READ_FULL_STATUS: u8 = 0x03;
+
 /// PERSISTENT RESERVE IN (SPC-4 6.15): 0 READ KEYS, 1 READ RESERVATION, 2 REPORT CAPABILITIES, 3 READ FULL STATUS.
 pub fn persistent_reserve_in(service_action: u8, allocation: u16) -> [u8; 16] {
     let mut cdb = short(0x5e, service_action, 0, 0);
