@@ -429,6 +429,8 @@ fn tgt_units_hold_the_reservations_of_hosts_at_both_sites() {
     past.once(reserve6(), &[]).expect("free");
     let text = pair.sites[0].ask(&["locks"]).expect_good();
     assert!(text.contains("not one of the pair's hosts"), "{text}");
+    let text = pair.sites[0].ask(&["locks", "--explain", "5"]).expect_good();
+    assert!(text.contains("state 2, reserved") && text.contains("not one of the pair's hosts"), "{text}");
     let text = pair.sites[1].ask(&["locks"]).expect_good();
     assert!(text.contains("nothing is reserved"), "site b's unit is another: {text}");
     past.once(release6(), &[]).expect("its own");

@@ -162,16 +162,18 @@ impl Site {
         let rows = self.reservation_rows(unit.volume).into_iter().enumerate().filter(|(_, row)| covers(row));
         let rows = self.lock_rows(volume, rows);
         let data = self.row_at(unit.volume, Lba(lba));
+        let sight = self.unit_sight(unit.volume);
+        let reserved = !rows.is_empty() || sight.as_ref().is_some_and(|sight| sight.by_stranger);
         Ok(Explanation {
             volume: unit.name.clone(),
             lba,
-            state: u8::from(!rows.is_empty()) << 1 | u8::from(data.is_some()),
+            state: u8::from(reserved) << 1 | u8::from(data.is_some()),
             rows,
             registrations: match self.told(unit.volume) {
                 Some(told) => told.registrations.len() as u64,
                 None => locks.parts().registrations.len() as u64,
             },
-            unit: self.unit_sight(unit.volume),
+            unit: sight,
             data,
         })
     }
